@@ -1,0 +1,183 @@
+"""Timing of every step on this machine: ``python -m ovdemo bench``.
+
+The cost of a step depends on sizes, hardly on values, so random weights time as real ones do; only the merge depends
+on how many proposals compete, and random masks, which overlap everywhere, are its worst case.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.images import Picture, load_picture
+from ovdemo.loading import load_system
+from ovdemo.merging import Merging, merge
+from ovdemo.systems.fcclip import FCCLIP
+from ovdemo.vocabulary import (
+    VILD_14,
+    EmbeddingCache,
+    TextEmbedder,
+    TextEmbeddings,
+    Vocabulary,
+    load_preset,
+    seen_classes,
+)
+
+_PRESETS = ("coco-panoptic", "lvis-1203")
+_SAMPLE_NAMES = 8
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one step, warm."""
+
+    step: str
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and on what."""
+
+    model: str
+    picture: str
+    network_input: str
+    device: str
+    threads: int
+    precision: str
+    random_weights: bool
+    timings: tuple[Timing, ...]
+    peak_memory_mb: float
+    peak_gpu_memory_mb: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for :func:`json.dumps`."""
+        return asdict(self)
+
+    def to_table(self) -> str:
+        """Aligned text for a terminal."""
+        weights = "random weights" if self.random_weights else "published weights"
+        lines = [
+            f"{self.model} ({weights}, {self.precision}), picture {self.picture}, network input {self.network_input},"
+            f" {self.device}, {self.threads} threads",
+            f"{'step':<34}{'median ms':>12}{'p95 ms':>12}{'runs':>6}",
+        ]
+        lines += [f"{t.step:<34}{t.median_ms:>12.1f}{t.p95_ms:>12.1f}{t.runs:>6}" for t in self.timings]
+        lines.append(f"peak memory {self.peak_memory_mb:.0f} MB")
+        if self.peak_gpu_memory_mb is not None:
+            lines.append(f"peak GPU memory {self.peak_gpu_memory_mb:.0f} MB")
+        return "\n".join(lines)
+
+
+def run_bench(
+    model: str,
+    *,
+    height: int,
+    width: int,
+    device: str,
+    precision: str = "float32",
+    random_weights: bool = False,
+    checkpoint: Path | None = None,
+    repeats: int = 10,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Report:
+    """Time encode, propose, score, merge and text encoding of one variant on one made-up picture.
+
+    Heavy steps run ``repeats`` times after one warm-up, light ones three times as often.
+    """
+    system = load_system(
+        model, device=device, precision=precision, random_weights=random_weights, checkpoint=checkpoint
+    )
+    return _Bench(system, repeats, progress).report(model, _picture(height, width), precision, random_weights)
+
+
+class _Bench:
+    def __init__(self, system: FCCLIP, repeats: int, progress: Callable[[str], None]) -> None:
+        self.system, self.repeats, self.progress = system, repeats, progress
+        self.timings: list[Timing] = []
+
+    def report(self, model: str, picture: Picture, precision: str, random_weights: bool) -> Report:
+        system = self.system
+        features = self._time("encode", lambda: system.encode(picture, system.resize_rule))
+        proposals = self._time("propose", lambda: system.propose(features))
+        names = load_preset("lvis-1203").classes[:_SAMPLE_NAMES]
+        self._time("text encoding, a name", lambda: self._embed(Vocabulary(names)), per=_SAMPLE_NAMES)
+        for preset in _PRESETS:
+            vocabulary = load_preset(preset)
+            text = self._random_text(vocabulary) if random_weights else self._embed(vocabulary)
+            text = text.to(system.device)
+            seen = torch.from_numpy(seen_classes(vocabulary, system.training_names))
+            size = f"{len(vocabulary)} classes"
+
+            def rescore(text: TextEmbeddings = text, seen: torch.Tensor = seen) -> Scores:
+                with torch.inference_mode():
+                    return score(proposals, text, seen, system.classifiers, Fusion())
+
+            scores = self._time(f"score, {size}", rescore, times=3)
+            self._time(
+                f"merge, {size}",
+                lambda scores=scores, vocabulary=vocabulary: merge(proposals, scores, vocabulary, Merging()),
+                times=3,
+            )
+        cuda = system.device.type == "cuda"
+        return Report(
+            model=model,
+            picture=f"{picture.pixels.shape[0]}x{picture.pixels.shape[1]}",
+            network_input="x".join(map(str, proposals.geometry.padded)),
+            device=torch.cuda.get_device_name(system.device) if cuda else "cpu",
+            threads=torch.get_num_threads(),
+            precision=precision,
+            random_weights=random_weights,
+            timings=tuple(self.timings),
+            peak_memory_mb=_peak_memory_mb(),
+            peak_gpu_memory_mb=torch.cuda.max_memory_allocated(system.device) / 1e6 if cuda else None,
+        )
+
+    def _time(self, step: str, work: Callable[[], _Result], *, times: int = 1, per: int = 1) -> _Result:
+        self.progress(step)
+        result = work()
+        seconds = []
+        for _ in range(self.repeats * times):
+            start = time.perf_counter()
+            work()
+            if self.system.device.type == "cuda":
+                torch.cuda.synchronize(self.system.device)
+            seconds.append((time.perf_counter() - start) / per)
+        median, p95 = np.percentile(seconds, (50, 95)) * 1000
+        self.timings.append(Timing(step, float(median), float(p95), len(seconds)))
+        return result
+
+    def _embed(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        return TextEmbedder(self.system.text_encoder, VILD_14, EmbeddingCache(None)).embed(vocabulary)
+
+    def _random_text(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        owner = torch.tensor([i for i, entry in enumerate(vocabulary.classes) for _ in entry.names])
+        rows = torch.randn(len(owner), self.system.text_encoder.width, generator=torch.Generator().manual_seed(0))
+        return TextEmbeddings(torch.nn.functional.normalize(rows, dim=-1), owner, len(vocabulary))
+
+
+def _picture(height: int, width: int) -> Picture:
+    """Smooth seeded noise: neither flat nor white, like a photograph's statistics."""
+    noise = np.random.default_rng(0).integers(0, 256, (max(height // 16, 1), max(width // 16, 1), 3), dtype=np.uint8)
+    smooth = torch.nn.functional.interpolate(
+        torch.from_numpy(noise).permute(2, 0, 1)[None].float(), size=(height, width), mode="bicubic"
+    )
+    return load_picture(smooth[0].permute(1, 2, 0).clamp(0, 255).byte().numpy(), "bench.png")
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,120 @@
+"""``python -m ovdemo segment``: pictures and words in, labelled pictures and their data out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ovdemo.commands.progress import download_bar
+from ovdemo.errors import UserError
+from ovdemo.export import export
+from ovdemo.fusion import Fusion
+from ovdemo.images import load_picture
+from ovdemo.merging import Merging
+from ovdemo.segmentation import Segmentation
+from ovdemo.vocabulary import Vocabulary, combine, load_preset, parse_classes, read_vocabulary_file
+from ovdemo.workbench import Workbench, load
+
+
+def run(options: argparse.Namespace) -> int:
+    """Segment every picture; a bad one is reported and the rest go on (exit code 1)."""
+    vocabulary = read_words(options)
+    for note in vocabulary.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if options.random_weights:
+        print("RANDOM WEIGHTS: the segments and labels below mean nothing.", file=sys.stderr)
+    with download_bar() as progress:
+        workbench = load(
+            options.model,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            precision=options.precision,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            progress=progress,
+        )
+    _embed(workbench, vocabulary)
+    results, failures = [], 0
+    stems: Counter[str] = Counter()
+    bar = tqdm(options.pictures, unit="picture", disable=len(options.pictures) == 1, file=sys.stderr)
+    for image_id, path in enumerate(bar, start=1):
+        try:
+            results.append(_one(workbench, vocabulary, path, image_id, stems, options))
+        except UserError as error:
+            failures += 1
+            results.append({"picture": path, "error": str(error)})
+            tqdm.write(f"ovdemo: {error}", file=sys.stderr)
+    if options.json:
+        document = {"model": options.model, "random_weights": options.random_weights, "results": results}
+        json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    return 1 if failures else 0
+
+
+def read_words(options: argparse.Namespace) -> Vocabulary:
+    """Typed words, then the file's, then the presets', as one vocabulary.
+
+    Raises:
+        UserError: there are none, or they cannot be read.
+    """
+    parts = []
+    if options.classes is not None:
+        parts.append(parse_classes(options.classes))
+    if options.vocabulary_file is not None:
+        parts.append(read_vocabulary_file(options.vocabulary_file))
+    parts += [load_preset(name) for name in options.preset]
+    if not parts:
+        raise UserError('Say what to look for, for example --classes "cat|kitten, sofa, wall:stuff".')
+    return combine(*parts)
+
+
+def _embed(workbench: Workbench, vocabulary: Vocabulary) -> None:
+    with tqdm(unit="name", desc="encoding words", file=sys.stderr, leave=False, delay=1) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        workbench.embed(vocabulary, progress)
+
+
+def _one(
+    workbench: Workbench,
+    vocabulary: Vocabulary,
+    path: str,
+    image_id: int,
+    stems: Counter[str],
+    options: argparse.Namespace,
+) -> dict[str, object]:
+    picture = load_picture(path)
+    analysis = workbench.analyse(picture, short_side=options.short_side)
+    segmentation = analysis.segment(
+        vocabulary,
+        fusion=Fusion(options.fusion, options.alpha, options.beta),
+        merging=Merging(options.mode, options.object_threshold, options.overlap_threshold),
+    )
+    # Two pictures may share a stem (a/cat.jpg, b/cat.jpg): the second becomes cat_2.
+    stems[picture.stem] += 1
+    repeat = stems[picture.stem]
+    stem = picture.stem if repeat == 1 else f"{picture.stem}_{repeat}"
+    files = export(picture, segmentation, options.out, image_id=image_id, stem=stem, cutouts=options.cutouts)
+    if not options.json:
+        tqdm.write(_summary(path, segmentation, options.out), file=sys.stdout)
+    return {
+        "picture": path,
+        "mode": segmentation.mode,
+        "files": [str(file) for file in files],
+        "segments": [dataclasses.asdict(segment) for segment in segmentation.segments],
+    }
+
+
+def _summary(path: str, segmentation: Segmentation, folder: Path) -> str:
+    counts = Counter(segment.label for segment in segmentation.segments)
+    found = ", ".join(label if n == 1 else f"{n} x {label}" for label, n in counts.items()) or "nothing"
+    return f"{path}: {found} -> {folder}"

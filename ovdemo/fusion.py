@@ -1,0 +1,113 @@
+"""From embeddings to class probabilities: two classifiers and how they are fused.
+
+Everything here is a small matrix product over cached proposals, so a new word, alpha or beta costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdemo.systems.base import Classifiers, Proposals
+from ovdemo.vocabulary import TextEmbeddings
+
+FusionKind = Literal["geometric", "arithmetic", "in-vocabulary", "out-of-vocabulary"]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the two classifiers are combined.
+
+    ``alpha`` and ``beta``, in 0..1, weigh the out-of-vocabulary classifier for seen and for unseen classes. The
+    defaults are FC-CLIP's. The two single-classifier kinds ignore them: they are weight 0 and weight 1. Where a system
+    leaves a proposal without CLIP support to the in-vocabulary classifier, it does so in every kind.
+    """
+
+    kind: FusionKind = "geometric"
+    alpha: float = 0.4
+    beta: float = 0.8
+
+    def weights(self, seen: Tensor) -> Tensor:
+        """Weight of the out-of-vocabulary classifier for each class, (C,) from ``seen`` (C,) bool."""
+        if self.kind == "in-vocabulary":
+            return torch.zeros(len(seen), device=seen.device)
+        if self.kind == "out-of-vocabulary":
+            return torch.ones(len(seen), device=seen.device)
+        return torch.where(seen, self.alpha, self.beta)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Probabilities of every proposal.
+
+    Attributes:
+        in_vocabulary: (N, C), each row sums to one over the classes.
+        out_of_vocabulary: (N, C), likewise.
+        fused: (N, C), each row sums to ``1 - void``.
+        void: (N,) probability of "no object".
+        seen: (C,) bool, classes that share a name with the training vocabulary.
+    """
+
+    in_vocabulary: Tensor
+    out_of_vocabulary: Tensor
+    fused: Tensor
+    void: Tensor
+    seen: Tensor
+
+
+def score(
+    proposals: Proposals, text: TextEmbeddings, seen: Tensor, classifiers: Classifiers, fusion: Fusion
+) -> Scores:
+    """Classify every proposal with both classifiers and fuse them (FC-CLIP, section 3.3).
+
+    The void column leaves before either softmax over the classes, but p(void) comes from the in-vocabulary softmax
+    over classes and void together - so it falls as the vocabulary grows.
+    """
+    in_logits = class_logits(proposals.class_embeddings, text, classifiers.void, classifiers.in_scale)
+    out_logits = class_logits(proposals.clip_embeddings, text, classifiers.void, classifiers.out_scale)
+    void = in_logits.softmax(-1)[:, -1]
+    in_log = in_logits[:, :-1].log_softmax(-1)
+    out_log = out_logits[:, :-1].log_softmax(-1)
+    weights = fusion.weights(seen.to(in_log.device)).expand_as(in_log)
+    if classifiers.needs_clip_support:
+        weights = weights * proposals.clip_supported[:, None]
+    mixed = fuse(in_log, out_log, weights, fusion.kind)
+    return Scores(
+        in_vocabulary=in_log.exp(),
+        out_of_vocabulary=out_log.exp(),
+        fused=mixed.softmax(-1) * (1 - void)[:, None],
+        void=void,
+        seen=seen,
+    )
+
+
+def class_logits(embeddings: Tensor, text: TextEmbeddings, void: Tensor, scale: float) -> Tensor:
+    """Scaled cosines to every class, void last: (N, D) -> (N, C + 1).
+
+    A class scores the maximum over its own names; the void column stands for itself.
+    """
+    unit = F.normalize(embeddings, dim=-1)
+    rows = text.rows.to(unit.device)
+    classes = text.max_over_names(unit @ rows.T)
+    return scale * torch.cat((classes, unit @ void[:, None]), -1)
+
+
+def fuse(in_log: Tensor, out_log: Tensor, weights: Tensor, kind: FusionKind) -> Tensor:
+    """Log of the mixture of two classifiers before it is normalised, (N, C).
+
+    Geometric: ``(1 - w) log p_in + w log p_out`` (FC-CLIP, equation 7). Arithmetic:
+    ``log((1 - w) p_in + w p_out)`` (FC-CLIP, Table 8). Working on log-softmax keeps a vanishing probability finite.
+
+    Args:
+        in_log: (N, C) log-probabilities of the in-vocabulary classifier.
+        out_log: (N, C) of the out-of-vocabulary classifier.
+        weights: (N, C) of the latter, in 0..1.
+        kind: only ``arithmetic`` differs; at weights 0 and 1 both formulas agree.
+    """
+    if kind == "arithmetic":
+        return torch.logaddexp(in_log + torch.log1p(-weights), out_log + weights.log())
+    return (1 - weights) * in_log + weights * out_log

@@ -1,0 +1,262 @@
+"""From scored proposals to an answer: panoptic, semantic and instance inference at the picture's size.
+
+The rules are those of the published code (Mask2Former's, as FC-CLIP sets them). The results are exact, but nothing is
+upsampled that cannot matter: whole proposals by their scores, the rest tile by tile by their bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ovdemo.fusion import Scores
+from ovdemo.segmentation import ClassProbability, Evidence, Mode, Segment, Segmentation
+from ovdemo.systems.base import Proposals
+from ovdemo.upsampling import tiles
+from ovdemo.vocabulary import Vocabulary
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Merging:
+    """Which inference, and its thresholds.
+
+    Attributes:
+        mode: ``panoptic``, ``semantic`` or ``instance``.
+        object_threshold: in 0..1; panoptic and instance segments need a score above it. FC-CLIP: 0.
+        overlap_threshold: in 0..1; a panoptic proposal is dropped when it wins less than this share of its own mask.
+            FC-CLIP: 0.8.
+        instances: how many (proposal, class) pairs instance inference considers, things and stuff together.
+    """
+
+    mode: Mode = "panoptic"
+    object_threshold: float = 0.0
+    overlap_threshold: float = 0.8
+    instances: int = 100
+
+
+@torch.inference_mode()
+def merge(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
+    """Make the segmentation of the mode that ``merging`` names."""
+    inference = {"panoptic": _panoptic, "semantic": _semantic, "instance": _instance}[merging.mode]
+    return inference(proposals, scores, vocabulary, merging)
+
+
+def _panoptic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
+    """Each pixel goes to the proposal with the greatest ``score * sigmoid(mask)``; each proposal keeps what is also
+    inside its own mask, unless others took too much of it. Stuff of one class is one segment.
+    """
+    best, label = scores.fused.max(-1)
+    kept = ((best >= scores.void) & (best > merging.object_threshold)).nonzero().flatten()
+    contest = _contest(proposals, kept, best[kept])
+    survivors = contest.survivors(merging.overlap_threshold)
+    members: dict[int, list[int]] = {}  # segment id -> positions in kept
+    stuff: dict[int, int] = {}  # class -> segment id
+    segment_of = np.zeros(len(kept) + 1, np.int32)  # the last entry is for pixels that nobody won
+    for position in survivors:
+        class_index = int(label[kept[position]])
+        if vocabulary.classes[class_index].kind == "stuff":
+            segment_id = stuff.setdefault(class_index, len(members) + 1)
+        else:
+            segment_id = len(members) + 1
+        members.setdefault(segment_id, []).append(position)
+        segment_of[position] = segment_id
+    id_map = np.where(contest.inside, segment_of[contest.winner], 0).astype(np.int32)
+    areas, boxes = _measure(id_map, len(members))
+    segments = []
+    for segment_id, positions in members.items():
+        queries = kept[positions]
+        queries = queries[best[queries].argsort(descending=True, stable=True)]
+        segments.append(
+            _segment(
+                segment_id, int(label[queries[0]]), float(best[queries[0]]), areas[segment_id], boxes[segment_id],
+                vocabulary, scores, _evidence(scores, queries[0], vocabulary), queries.tolist(),
+            )
+        )  # fmt: skip
+    return _segmentation("panoptic", id_map, segments, vocabulary)
+
+
+@dataclass(frozen=True, eq=False)
+class _Contest:
+    """Who won each pixel among K proposals.
+
+    Attributes:
+        winner: (H, W) position of the winner, or K where there is none.
+        inside: (H, W) bool, whether the pixel lies in the winner's own mask.
+        won, own, both: (K,) pixels won, pixels of the own mask, and pixels of both.
+    """
+
+    winner: np.ndarray
+    inside: np.ndarray
+    won: np.ndarray
+    own: np.ndarray
+    both: np.ndarray
+
+    def survivors(self, overlap_threshold: float) -> list[int]:
+        """Positions of the proposals that keep enough of their own mask, in order."""
+        alive = (self.won > 0) & (self.own > 0) & (self.both > 0)
+        share = self.won / np.maximum(self.own, 1)
+        return np.flatnonzero(alive & (share >= overlap_threshold)).tolist()
+
+
+def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
+    """Arg-max over the kept proposals of ``weight * sigmoid(mask)``, first one winning ties."""
+    height, width = proposals.geometry.picture
+    count, device = len(kept), kept.device
+    winner = torch.full((height, width), count, dtype=torch.int64, device=device)
+    inside = torch.zeros((height, width), dtype=torch.bool, device=device)
+    own = torch.zeros(count, dtype=torch.int64, device=device)
+    for tile in tiles(proposals) if count else ():
+        low, high = tile.low[kept], tile.high[kept]
+        # The slack covers rounding between a bound and the interpolated value it bounds.
+        may_win = weight * (high + 1e-3).sigmoid() >= (weight * (low - 1e-3).sigmoid()).max()
+        active = (may_win | (high > -1e-3)).nonzero().flatten()
+        probability = tile.logits(kept[active]).sigmoid()
+        own[active] += (probability >= 0.5).sum((1, 2))
+        place = (weight[active, None, None] * probability).argmax(0)
+        winner[tile.rows, tile.columns] = active[place]
+        inside[tile.rows, tile.columns] = probability.gather(0, place[None])[0] >= 0.5
+    won = winner.flatten().bincount(minlength=count + 1)[:count]
+    both = winner[inside].bincount(minlength=count + 1)[:count]
+    return _Contest(*(x.cpu().numpy() for x in (winner, inside, won, own, both)))
+
+
+def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:  # noqa: ARG001
+    """Each pixel goes to the class with the greatest ``sum over proposals of p(class) * sigmoid(mask)``.
+
+    A segment's probabilities are the means over all proposals, weighted by how much each covers the segment.
+    """
+    height, width = proposals.geometry.picture
+    chosen = torch.zeros((height, width), dtype=torch.int64, device=scores.fused.device)
+    coverage = torch.zeros_like(scores.fused)  # (N, C): how much of each class's pixels a proposal covers
+    everyone = torch.arange(len(proposals), device=scores.fused.device)
+    for tile in tiles(proposals):
+        upper = (tile.high + 1e-3).sigmoid() @ scores.fused
+        lower = (tile.low - 1e-3).sigmoid() @ scores.fused
+        candidates = (upper >= lower.max()).nonzero().flatten()
+        probability = tile.logits(everyone).sigmoid().flatten(1)
+        place = (scores.fused[:, candidates].T @ probability).argmax(0)
+        chosen[tile.rows, tile.columns] = candidates[place].view(tile.row_weights.shape[0], -1)
+        present, place = place.unique(return_inverse=True)
+        coverage[:, candidates[present]] += probability @ torch.nn.functional.one_hot(place).float()
+    id_map = (chosen + 1).to(torch.int32).cpu().numpy()
+    areas, boxes = _measure(id_map, len(vocabulary))
+    segments = []
+    for class_index in np.unique(id_map) - 1:
+        share = coverage[:, class_index]
+        share = share / share.sum().clamp(min=1e-12)
+        evidence = _evidence(scores, share, vocabulary)
+        segment_id = int(class_index) + 1
+        segments.append(
+            _segment(
+                segment_id, int(class_index), float(share @ scores.fused[:, class_index]), areas[segment_id],
+                boxes[segment_id], vocabulary, scores, evidence, share.topk(min(_TOP, len(share))).indices.tolist(),
+            )
+        )  # fmt: skip
+    return _segmentation("semantic", id_map, segments, vocabulary)
+
+
+def _instance(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
+    """The best (proposal, class) pairs that are things; score = p(class) times the mean of sigmoid inside the mask."""
+    classes = len(vocabulary)
+    pair_scores, pairs = scores.fused.flatten().topk(min(merging.instances, scores.fused.numel()))
+    is_thing = torch.tensor([c.kind == "thing" for c in vocabulary.classes], device=pairs.device)
+    pair_scores, pairs = pair_scores[is_thing[pairs % classes]], pairs[is_thing[pairs % classes]]
+    queries, position = (pairs // classes).unique(return_inverse=True)
+    masks, confidence = _whole_masks(proposals, queries)
+    total = (pair_scores * confidence[position]).cpu()
+    order = [i for i in total.argsort(descending=True, stable=True).tolist() if total[i] > merging.object_threshold]
+    chosen = masks[position[order]].cpu().numpy()
+    id_map = np.zeros(proposals.geometry.picture, np.int32)
+    segments = []
+    for segment_id, (index, mask) in enumerate(zip(order, chosen, strict=True), start=1):
+        id_map[mask & (id_map == 0)] = segment_id
+        pair = int(pairs[index])
+        segments.append(
+            _segment(
+                segment_id, pair % classes, float(total[index]), int(mask.sum()), _box(mask), vocabulary, scores,
+                _evidence(scores, pairs[index] // classes, vocabulary), [pair // classes],
+            )
+        )  # fmt: skip
+    return _segmentation("instance", id_map, segments, vocabulary, chosen)
+
+
+def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole masks (n, H, W) bool, logit > 0, and the mean of sigmoid inside each (n,), of the chosen proposals."""
+    masks = torch.zeros((len(queries), *proposals.geometry.picture), dtype=torch.bool, device=queries.device)
+    inside = torch.zeros(len(queries), device=queries.device)
+    for tile in tiles(proposals):
+        active = (tile.high[queries] > -1e-3).nonzero().flatten()
+        logits = tile.logits(queries[active])
+        masks[active, tile.rows, tile.columns] = logits > 0
+        inside[active] += (logits.sigmoid() * (logits > 0)).sum((1, 2))
+    return masks, inside / (masks.sum((1, 2)) + 1e-6)
+
+
+def _segment(
+    segment_id: int,
+    class_index: int,
+    score: float,
+    area: int,
+    box: tuple[int, int, int, int],
+    vocabulary: Vocabulary,
+    scores: Scores,
+    evidence: Evidence,
+    queries: Sequence[int],
+) -> Segment:
+    chosen = vocabulary.classes[class_index]
+    seen = bool(scores.seen[class_index])
+    return Segment(
+        segment_id, class_index, chosen.label, chosen.kind, score, area, box, seen, evidence, tuple(queries)
+    )
+
+
+def _evidence(scores: Scores, share: Tensor, vocabulary: Vocabulary) -> Evidence:
+    """Top five of one proposal (``share`` its index) or of a mixture of proposals (``share`` (N,) weights)."""
+
+    def pick(table: Tensor) -> Tensor:
+        return table[share] if share.ndim == 0 else share @ table
+
+    def top(table: Tensor) -> tuple[ClassProbability, ...]:
+        values, indices = pick(table).topk(min(_TOP, len(vocabulary)))
+        return tuple(
+            ClassProbability(i, vocabulary.classes[i].label, p)
+            for i, p in zip(indices.tolist(), values.tolist(), strict=True)
+        )
+
+    return Evidence(top(scores.in_vocabulary), top(scores.out_of_vocabulary), top(scores.fused), float(pick(scores.void)))
+
+
+def _measure(id_map: np.ndarray, count: int) -> tuple[list[int], list[tuple[int, int, int, int]]]:
+    """Area and (x, y, width, height) of each id 0..count; an id without pixels has area 0 and an empty box."""
+    areas = np.bincount(id_map.ravel(), minlength=count + 1).tolist()
+    found = ndimage.find_objects(id_map, max_label=count)
+    boxes = [(0, 0, 0, 0) if place is None else _slices_to_box(place) for place in (None, *found)]
+    return areas, boxes
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    return _slices_to_box(ndimage.find_objects(mask.astype(np.uint8))[0])
+
+
+def _slices_to_box(place: tuple[slice, ...]) -> tuple[int, int, int, int]:
+    rows, columns = place
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
+def _segmentation(
+    mode: Mode,
+    id_map: np.ndarray,
+    segments: Sequence[Segment],
+    vocabulary: Vocabulary,
+    masks: np.ndarray | None = None,
+) -> Segmentation:
+    labels = tuple(c.label for c in vocabulary.classes)
+    kinds = tuple(c.kind for c in vocabulary.classes)
+    return Segmentation(mode, id_map, tuple(segments), labels, kinds, masks)

@@ -1,0 +1,1 @@
+"""One file per published system, what they have in common, and the registry of their variants."""

@@ -1,0 +1,116 @@
+"""The variants that can be loaded, as data: system, towers, sources, licences and published numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import open_clip
+
+from ovdemo.checkpoints import HubFile
+from ovdemo.errors import UserError
+from ovdemo.nn.clip import ClipConfig
+from ovdemo.systems.fcclip import FCCLIPConfig
+
+CLIP_PREFIX = "backbone.clip_model."
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors report for ADE20K (zero-shot): panoptic quality, instance AP and semantic mIoU, in percent."""
+
+    pq: float | None = None
+    ap: float | None = None
+    miou: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One set of weights and everything known about it.
+
+    Attributes:
+        name: what ``--model`` takes.
+        title: for people.
+        config: builds the network.
+        trained: the trained part on the Hub, or None where only the authors' own link exists.
+        authors_link: page from which a person can download the authors' file.
+        trained_megabytes: size of the trained part in float32 (10^6 bytes).
+        clip_megabytes: size of the frozen CLIP's file as open_clip's repositories hold it.
+        licence: of code and weights, as far as the authors state it.
+        training_vocabulary: preset whose names count as seen.
+        published: the authors' numbers.
+    """
+
+    name: str
+    title: str
+    config: FCCLIPConfig
+    trained: HubFile | None
+    authors_link: str
+    trained_megabytes: float
+    clip_megabytes: float
+    licence: str
+    training_vocabulary: str = "coco-panoptic"
+    published: Published = field(default_factory=Published)
+
+    @property
+    def clip_files(self) -> tuple[HubFile, ...]:
+        """Names under which open_clip repositories keep these CLIP weights, safest first."""
+        clip = self.config.clip
+        repository = open_clip.get_pretrained_cfg(clip.name, clip.pretrained)["hf_hub"].strip("/")
+        files = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+        return tuple(HubFile(repository, name) for name in files)
+
+
+_LICENCE = "code Apache-2.0; no separate licence stated for the weights; CLIP weights MIT"
+
+
+def _resnet(name: str, drive_id: str, trained: float, clip: float, published: Published) -> Variant:
+    return Variant(
+        name=f"fcclip-{name.lower()}",
+        title=f"FC-CLIP, CLIP ResNet {name.removeprefix('RN')}",
+        config=FCCLIPConfig(ClipConfig(name, "openai", quick_gelu=True), ensemble_on_valid_mask=True),
+        trained=None,
+        authors_link=f"https://drive.google.com/file/d/{drive_id}/view",
+        trained_megabytes=trained,
+        clip_megabytes=clip,
+        licence=_LICENCE,
+        published=published,
+    )
+
+
+_VARIANTS = (
+    Variant(
+        name="fcclip-convnext-large",
+        title="FC-CLIP, CLIP ConvNeXt-Large",
+        config=FCCLIPConfig(
+            ClipConfig("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ensemble_on_valid_mask=False
+        ),
+        # The revision is to be pinned to a commit once the repository can be seen.
+        trained=HubFile("Voxel51/fc-clip", "model.safetensors", size=None),
+        authors_link="https://drive.google.com/file/d/1-91PIns86vyNaL3CzMmDD39zKGnPMtvj/view",
+        trained_megabytes=82.9,
+        clip_megabytes=1410,
+        licence=_LICENCE,
+        published=Published(26.8, 16.8, 34.1),
+    ),
+    _resnet("RN50", "1tcB-8FNON-LwckXQbUyKcBA2G7TU65Zh", 84.1, 408, Published(17.9, 9.5, 23.3)),
+    _resnet("RN101", "1P0mdgftReWzVbPQ0O0CSBfW3krHhTOj0", 83.6, 479, Published(19.1, 10.2, 24.0)),
+    _resnet("RN50x4", "1nUpUsNUE22eOV9skxv9IyIkmCbg5jrIF", 84.4, 713, Published(21.8, None, 26.8)),
+    _resnet("RN50x16", "1rJu2UwwtI0VLDl9CyB8Mkgw9qHlnX70W", 85.3, 1162, Published(22.5, None, 29.4)),
+    _resnet("RN50x64", "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX", 87.2, 2493, Published()),
+)
+VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in _VARIANTS}
+
+
+def find_variant(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    near = difflib.get_close_matches(name, VARIANTS, n=1)
+    hint = f'did you mean "{near[0]}"?' if near else "the models are " + ", ".join(VARIANTS) + "."
+    raise UserError(f'There is no model named "{name}"; {hint}')
