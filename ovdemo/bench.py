@@ -21,7 +21,7 @@ from ovdemo.fusion import Fusion, Scores, score
 from ovdemo.images import Picture, load_picture
 from ovdemo.loading import load_system
 from ovdemo.merging import Merging, merge
-from ovdemo.systems.fcclip import FCCLIP
+from ovdemo.systems.base import System
 from ovdemo.vocabulary import (
     VILD_14,
     EmbeddingCache,
@@ -101,11 +101,11 @@ def run_bench(
     system = load_system(
         model, device=device, precision=precision, random_weights=random_weights, checkpoint=checkpoint
     )
-    return _Bench(system, repeats, progress).report(model, _picture(height, width), precision, random_weights)
+    return _Bench(system, repeats, progress).report(model, made_up_picture(height, width), precision, random_weights)
 
 
 class _Bench:
-    def __init__(self, system: FCCLIP, repeats: int, progress: Callable[[str], None]) -> None:
+    def __init__(self, system: System, repeats: int, progress: Callable[[str], None]) -> None:
         self.system, self.repeats, self.progress = system, repeats, progress
         self.timings: list[Timing] = []
 
@@ -117,8 +117,7 @@ class _Bench:
         self._time("text encoding, a name", lambda: self._embed(Vocabulary(names)), per=_SAMPLE_NAMES)
         for preset in _PRESETS:
             vocabulary = load_preset(preset)
-            text = self._random_text(vocabulary) if random_weights else self._embed(vocabulary)
-            text = text.to(system.device)
+            text = random_text(system, vocabulary) if random_weights else self._embed(vocabulary)
             seen = torch.from_numpy(seen_classes(vocabulary, system.training_names))
             size = f"{len(vocabulary)} classes"
 
@@ -161,15 +160,18 @@ class _Bench:
         return result
 
     def _embed(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        return TextEmbedder(self.system.text_encoder, VILD_14, EmbeddingCache(None)).embed(vocabulary)
-
-    def _random_text(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        owner = torch.tensor([i for i, entry in enumerate(vocabulary.classes) for _ in entry.names])
-        rows = torch.randn(len(owner), self.system.text_encoder.width, generator=torch.Generator().manual_seed(0))
-        return TextEmbeddings(torch.nn.functional.normalize(rows, dim=-1), owner, len(vocabulary))
+        embedder = TextEmbedder(self.system.text_encoder, VILD_14, EmbeddingCache(None))
+        return embedder.embed(vocabulary).to(self.system.device)
 
 
-def _picture(height: int, width: int) -> Picture:
+def random_text(system: System, vocabulary: Vocabulary) -> TextEmbeddings:
+    """Seeded unit vectors in place of a vocabulary's embeddings, on the system's device."""
+    owner = torch.tensor([i for i, entry in enumerate(vocabulary.classes) for _ in entry.names])
+    rows = torch.randn(len(owner), system.text_encoder.width, generator=torch.Generator().manual_seed(0))
+    return TextEmbeddings(torch.nn.functional.normalize(rows, dim=-1), owner, len(vocabulary)).to(system.device)
+
+
+def made_up_picture(height: int, width: int) -> Picture:
     """Smooth seeded noise: neither flat nor white, like a photograph's statistics."""
     noise = np.random.default_rng(0).integers(0, 256, (max(height // 16, 1), max(width // 16, 1), 3), dtype=np.uint8)
     smooth = torch.nn.functional.interpolate(

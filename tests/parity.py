@@ -10,19 +10,19 @@ import csv
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ovdemo.fusion import Fusion, class_logits, fuse, score
+from ovdemo.fusion import Fusion, Scores, class_logits, fuse, score
 from ovdemo.images import ResizeRule, load_picture
 from ovdemo.loading import empty_network, install
 from ovdemo.merging import Merging, merge
 from ovdemo.nn.pooling import mask_pool, resize_features
+from ovdemo.segmentation import Segmentation
 from ovdemo.systems.base import Proposals, network_input
 from ovdemo.systems.fcclip import FCCLIP
 from ovdemo.systems.registry import find_variant
@@ -205,17 +205,26 @@ def _scoring_stages(case: Case, system: FCCLIP, decoded: tuple, dense: Tensor, p
     final = torch.cat((scores.fused, scores.void[:, None]), -1)
     yield "final_probs", final.numpy()
     yield "mask_cls", (final + 1e-8).log().numpy()
-    yield from _merging_stages(case, proposals, scores, vocabulary)
+    yield from _merging_stages(case, proposals, _settle_fragile(case, scores), vocabulary)
 
 
-def _merging_stages(case: Case, proposals: Proposals, scores: object, vocabulary: Vocabulary) -> Stages:
+def _settle_fragile(case: Case, scores: Scores) -> Scores:
+    """Fragile queries take the case's own probabilities, so that merging is compared on equal terms."""
+    fragile = case.about["fragile_queries"]
+    final = torch.from_numpy(case.arrays["final_probs"])
+    fused, void = scores.fused.clone(), scores.void.clone()
+    fused[fragile], void[fragile] = final[fragile, :-1], final[fragile, -1]
+    return replace(scores, fused=fused, void=void)
+
+
+def _merging_stages(case: Case, proposals: Proposals, scores: Scores, vocabulary: Vocabulary) -> Stages:
     settings = case.about["settings"]
     full = torch.zeros(len(proposals), *proposals.geometry.picture)
     for tile in tiles(proposals):
         full[:, tile.rows, tile.columns] = tile.logits(torch.arange(len(proposals)))
     yield "mask_full", full[torch.from_numpy(case.arrays["mask_queries"][:3]).long()].numpy()
 
-    def merged(mode: str) -> object:
+    def merged(mode: str) -> Segmentation:
         merging = Merging(
             mode, settings["object_mask_threshold"], settings["overlap_threshold"], settings["instances_per_image"]
         )

@@ -183,7 +183,7 @@ def test_no_network(hub: HubServer) -> None:
     assert files_left() == []
 
 
-@pytest.mark.parametrize("endpoint", ["no scheme", "http://[", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("endpoint", ["no scheme", "http://127.0.0.1:port", "ftp://127.0.0.1"])
 def test_a_wrong_endpoint(hub: HubServer, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     aim(monkeypatch, endpoint)
     failure(lambda: fetch(FILE), "someone/weights/model.safetensors", "check HF_ENDPOINT")
@@ -208,6 +208,15 @@ def test_other_bytes_than_the_hub_promised_are_removed(hub: HubServer) -> None:
     hub.fail("GET", Swap(bytes(len(BODY))))
     failure(lambda: fetch(FILE), "someone/weights/model.safetensors", "SHA-256", "download it again")
     assert files_left() == []
+    assert fetch(FILE).read_bytes() == BODY
+
+
+def test_a_damaged_cache_heals_once_the_file_is_deleted(hub: HubServer) -> None:
+    hub.add(FILE.repo, FILE.filename, BODY)
+    path = fetch(FILE)
+    path.resolve().write_bytes(bytes(len(BODY)))
+    path.unlink()  # a link only: the bytes stay, and the client would link to them again
+    failure(lambda: fetch(FILE), "SHA-256", "download it again")
     assert fetch(FILE).read_bytes() == BODY
 
 
