@@ -130,5 +130,5 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        out: Tensor = self.norm(query + self.linear2(F.relu(self.linear1(query))))
+        out: Tensor = self.norm(query + self.linear2(F.relu(self.linear1(query), inplace=True)))
         return out

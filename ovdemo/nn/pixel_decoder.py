@@ -115,6 +115,6 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, shapes: Shapes) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         tokens = self.norm1(tokens + self.self_attn(tokens + position, tokens, shapes))
-        out: Tensor = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
+        out: Tensor = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
         return out
 
