@@ -1,4 +1,4 @@
-"""Command line: ``python -m ovdemo segment | bench | checkpoints``."""
+"""Command line: ``python -m ovdemo segment | bench | evaluate | checkpoints``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_segment(commands.add_parser("segment", help="cut pictures into segments labelled with your words"))
     _add_bench(commands.add_parser("bench", help="time every step on this machine"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a model on labelled pictures"))
     _add_checkpoints(commands.add_parser("checkpoints", help="list, fetch, verify and convert weights"))
     return parser
 
@@ -53,18 +54,13 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--vocabulary-file", type=Path, metavar="FILE", help="a text file in the syntax of --classes")
     _add_model(parser)
     parser.add_argument("--mode", choices=("panoptic", "semantic", "instance"), default="panoptic")
-    parser.add_argument(
-        "--fusion", choices=("geometric", "arithmetic", "in-vocabulary", "out-of-vocabulary"), default="geometric"
-    )
-    parser.add_argument("--alpha", type=_share, default=0.4, help="weight of CLIP for seen classes, 0..1 (default 0.4)")
-    parser.add_argument("--beta", type=_share, default=0.8, help="weight of CLIP for unseen classes, 0..1 (default 0.8)")
+    _add_fusion(parser)
     parser.add_argument(
         "--object-threshold", type=_share, default=0.0, help="least score of a segment, 0..1 (default 0)"
     )
     parser.add_argument(
         "--overlap-threshold", type=_share, default=0.8, help="least share of its mask a segment must win (default 0.8)"
     )
-    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="of the network input (default: the model's)")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where results go (default: out)")
     parser.add_argument("--cutouts", action="store_true", help="also write one transparent PNG a segment")
     parser.add_argument("--json", action="store_true", help="print the results as JSON on standard output")
@@ -73,9 +69,39 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command="bench.run")
     _add_model(parser)
-    parser.add_argument("--size", type=_size, default=(640, 853), metavar="HxW", help="of the picture (default 640x853)")
-    parser.add_argument("--repeats", type=int, default=10, help="runs of each heavy step (default 10)")
+    parser.add_argument(
+        "--size", type=_size, default=(640, 853), metavar="HxW", help="of the picture (default 640x853)"
+    )
+    parser.add_argument("--repeats", type=_count, default=10, help="runs of each heavy step (default 10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command="evaluate.run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, metavar="DIR", help="a folder of data sets, each with an index.jsonl")
+    source.add_argument("--coco-panoptic", nargs=2, metavar=("JSON", "PNGDIR"), help="COCO panoptic annotations")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME", help="of --data; repeatable (default: all with the split)"
+    )
+    parser.add_argument("--split", default="val", help="of --data (default val)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures of --coco-panoptic (default: beside it)")
+    _add_model(parser)
+    _add_fusion(parser)
+    parser.add_argument("--limit", type=_count, metavar="N", help="pictures a set, spread evenly (default: all)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), metavar="DIR", help="where evaluation.json goes (default: out)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_fusion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fusion", choices=("geometric", "arithmetic", "in-vocabulary", "out-of-vocabulary"), default="geometric"
+    )
+    parser.add_argument("--alpha", type=_share, default=0.4, help="weight of CLIP for seen classes, 0..1 (default 0.4)")
+    parser.add_argument("--beta", type=_share, default=0.8, help="weight for unseen classes, 0..1 (default 0.8)")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="of the network input (default: the model's)")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +110,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument(
-        "--random-weights", action="store_true", help="seeded random weights: for tests and timing, results mean nothing"
+        "--random-weights",
+        action="store_true",
+        help="seeded random weights: for tests and timing, results mean nothing",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
 
@@ -105,6 +133,13 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
         action.add_argument("file", type=Path, metavar="FILE")
         action.add_argument("--as", dest="name", required=True, metavar="NAME", help="the model it should be")
     converting.add_argument("--to", type=Path, required=True, metavar="OUT.safetensors")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
 
 
 def _share(text: str) -> float:

@@ -21,6 +21,7 @@ from ovdemo.fusion import Fusion, Scores, score
 from ovdemo.images import Picture, load_picture
 from ovdemo.loading import load_system
 from ovdemo.merging import Merging, merge
+from ovdemo.segmentation import Segmentation
 from ovdemo.systems.base import System
 from ovdemo.vocabulary import (
     VILD_14,
@@ -126,11 +127,11 @@ class _Bench:
                     return score(proposals, text, seen, system.classifiers, Fusion())
 
             scores = self._time(f"score, {size}", rescore, times=3)
-            self._time(
-                f"merge, {size}",
-                lambda scores=scores, vocabulary=vocabulary: merge(proposals, scores, vocabulary, Merging()),
-                times=3,
-            )
+
+            def remerge(scores: Scores = scores, vocabulary: Vocabulary = vocabulary) -> Segmentation:
+                return merge(proposals, scores, vocabulary, Merging())
+
+            self._time(f"merge, {size}", remerge, times=3)
         cuda = system.device.type == "cuda"
         return Report(
             model=model,

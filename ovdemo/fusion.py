@@ -59,9 +59,7 @@ class Scores:
     seen: Tensor
 
 
-def score(
-    proposals: Proposals, text: TextEmbeddings, seen: Tensor, classifiers: Classifiers, fusion: Fusion
-) -> Scores:
+def score(proposals: Proposals, text: TextEmbeddings, seen: Tensor, classifiers: Classifiers, fusion: Fusion) -> Scores:
     """Classify every proposal with both classifiers and fuse them (FC-CLIP, section 3.3).
 
     The void column leaves before either softmax over the classes, but p(void) comes from the in-vocabulary softmax

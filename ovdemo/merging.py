@@ -22,6 +22,8 @@ from ovdemo.vocabulary import Vocabulary
 
 _TOP = 5
 
+Box = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Merging:
@@ -75,10 +77,17 @@ def _panoptic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
         queries = queries[best[queries].argsort(descending=True, stable=True)]
         segments.append(
             _segment(
-                segment_id, int(label[queries[0]]), float(best[queries[0]]), areas[segment_id], boxes[segment_id],
-                vocabulary, scores, _evidence(scores, queries[0], vocabulary), queries.tolist(),
+                vocabulary,
+                scores,
+                id=segment_id,
+                class_index=int(label[queries[0]]),
+                score=float(best[queries[0]]),
+                area=areas[segment_id],
+                box=boxes[segment_id],
+                share=queries[0],
+                queries=queries,
             )
-        )  # fmt: skip
+        )
     return _segmentation("panoptic", id_map, segments, vocabulary)
 
 
@@ -137,7 +146,7 @@ def _first_argmax(values: Tensor) -> Tensor:
     return winners[wins[winners].to(torch.uint8).argmax(0)]
 
 
-def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:  # noqa: ARG001
+def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
     """Each pixel goes to the class with the greatest ``sum over proposals of p(class) * sigmoid(mask)``.
 
     A segment's probabilities are the means over all proposals, weighted by how much each covers the segment.
@@ -161,14 +170,20 @@ def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
     for class_index in np.unique(id_map) - 1:
         share = coverage[:, class_index]
         share = share / share.sum().clamp(min=1e-12)
-        evidence = _evidence(scores, share, vocabulary)
         segment_id = int(class_index) + 1
         segments.append(
             _segment(
-                segment_id, int(class_index), float(share @ scores.fused[:, class_index]), areas[segment_id],
-                boxes[segment_id], vocabulary, scores, evidence, share.topk(min(_TOP, len(share))).indices.tolist(),
+                vocabulary,
+                scores,
+                id=segment_id,
+                class_index=int(class_index),
+                score=float(share @ scores.fused[:, class_index]),
+                area=areas[segment_id],
+                box=boxes[segment_id],
+                share=share,
+                queries=share.topk(min(_TOP, len(share))).indices,
             )
-        )  # fmt: skip
+        )
     return _segmentation("semantic", id_map, segments, vocabulary)
 
 
@@ -187,13 +202,19 @@ def _instance(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
     segments = []
     for segment_id, (index, mask) in enumerate(zip(order, chosen, strict=True), start=1):
         id_map[mask & (id_map == 0)] = segment_id
-        pair = int(pairs[index])
         segments.append(
             _segment(
-                segment_id, pair % classes, float(total[index]), int(mask.sum()), _box(mask), vocabulary, scores,
-                _evidence(scores, pairs[index] // classes, vocabulary), [pair // classes],
+                vocabulary,
+                scores,
+                id=segment_id,
+                class_index=int(pairs[index] % classes),
+                score=float(total[index]),
+                area=int(mask.sum()),
+                box=_box(mask),
+                share=pairs[index] // classes,
+                queries=pairs[index : index + 1] // classes,
             )
-        )  # fmt: skip
+        )
     return _segmentation("instance", id_map, segments, vocabulary, chosen)
 
 
@@ -210,25 +231,35 @@ def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _segment(
-    segment_id: int,
+    vocabulary: Vocabulary,
+    scores: Scores,
+    *,
+    id: int,
     class_index: int,
     score: float,
     area: int,
-    box: tuple[int, int, int, int],
-    vocabulary: Vocabulary,
-    scores: Scores,
-    evidence: Evidence,
-    queries: Sequence[int],
+    box: Box,
+    share: Tensor,
+    queries: Tensor,
 ) -> Segment:
+    """A segment whose evidence is that of one proposal (``share`` its index) or of a mixture (``share`` (N,))."""
     chosen = vocabulary.classes[class_index]
-    seen = bool(scores.seen[class_index])
     return Segment(
-        segment_id, class_index, chosen.label, chosen.kind, score, area, box, seen, evidence, tuple(queries)
+        id=id,
+        class_index=class_index,
+        label=chosen.label,
+        kind=chosen.kind,
+        score=score,
+        area=area,
+        box=box,
+        seen=bool(scores.seen[class_index]),
+        evidence=_evidence(scores, share, vocabulary),
+        queries=tuple(queries.tolist()),
     )
 
 
 def _evidence(scores: Scores, share: Tensor, vocabulary: Vocabulary) -> Evidence:
-    """Top five of one proposal (``share`` its index) or of a mixture of proposals (``share`` (N,) weights)."""
+    """The five best classes of each classifier, of one proposal or of a mixture of proposals."""
 
     def pick(table: Tensor) -> Tensor:
         return table[share] if share.ndim == 0 else share @ table
@@ -240,10 +271,12 @@ def _evidence(scores: Scores, share: Tensor, vocabulary: Vocabulary) -> Evidence
             for i, p in zip(indices.tolist(), values.tolist(), strict=True)
         )
 
-    return Evidence(top(scores.in_vocabulary), top(scores.out_of_vocabulary), top(scores.fused), float(pick(scores.void)))
+    return Evidence(
+        top(scores.in_vocabulary), top(scores.out_of_vocabulary), top(scores.fused), float(pick(scores.void))
+    )
 
 
-def _measure(id_map: np.ndarray, count: int) -> tuple[list[int], list[tuple[int, int, int, int]]]:
+def _measure(id_map: np.ndarray, count: int) -> tuple[list[int], list[Box]]:
     """Area and (x, y, width, height) of each id 0..count; an id without pixels has area 0 and an empty box."""
     areas = np.bincount(id_map.ravel(), minlength=count + 1).tolist()
     found = ndimage.find_objects(id_map, max_label=count)
@@ -251,11 +284,11 @@ def _measure(id_map: np.ndarray, count: int) -> tuple[list[int], list[tuple[int,
     return areas, boxes
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def _box(mask: np.ndarray) -> Box:
     return _slices_to_box(ndimage.find_objects(mask.astype(np.uint8))[0])
 
 
-def _slices_to_box(place: tuple[slice, ...]) -> tuple[int, int, int, int]:
+def _slices_to_box(place: tuple[slice, ...]) -> Box:
     rows, columns = place
     return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 

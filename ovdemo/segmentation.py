@@ -91,14 +91,16 @@ class Segmentation:
 
     @property
     def height(self) -> int:
+        """Rows of the picture, in pixels."""
         return int(self.id_map.shape[0])
 
     @property
     def width(self) -> int:
+        """Columns of the picture, in pixels."""
         return int(self.id_map.shape[1])
 
     def mask(self, segment: Segment) -> np.ndarray:
         """The segment's (H, W) bool mask."""
         if self.masks is not None:
             return np.asarray(self.masks[self.segments.index(segment)])
-        return self.id_map == segment.id
+        return np.asarray(self.id_map == segment.id)

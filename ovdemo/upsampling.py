@@ -56,9 +56,7 @@ def tiles(proposals: Proposals) -> Iterator[Tile]:
         for columns, column_cells, column_weights in by_column:
             cells = strip[:, :, column_cells]
             low, high = torch.aminmax(cells.flatten(1), dim=1)
-            yield Tile(
-                rows, columns, cells, low, high, row_weights.to(logits.device), column_weights.to(logits.device)
-            )
+            yield Tile(rows, columns, cells, low, high, row_weights.to(logits.device), column_weights.to(logits.device))
 
 
 def _axis_matrix(cells: int, geometry: Geometry, axis: int) -> Tensor:

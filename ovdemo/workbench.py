@@ -51,11 +51,13 @@ class Workbench:
         self._proposals: _Recent[Proposals] = _Recent(pictures_kept)
         self._embeddings: _Recent[TextEmbeddings] = _Recent(8)
 
-    def analyse(self, source: PictureSource, *, name: str | None = None, short_side: int | None = None) -> Analysis:
+    def analyse(
+        self, source: PictureSource | Picture, *, name: str | None = None, short_side: int | None = None
+    ) -> Analysis:
         """Decode a picture and run the backbone and the decoders on it, unless that was done before.
 
         Args:
-            source: a path, bytes, an open file, a PIL picture or an (H, W, 3) array.
+            source: a path, bytes, an open file, a PIL picture, an (H, W, 3) array or a decoded picture.
             name: display name where the source has none.
             short_side: of the network's input in pixels, 64 to 2048; None is the system's own rule.
 
@@ -63,7 +65,7 @@ class Workbench:
             UserError: the picture cannot be used, or the short side is out of range.
         """
         picture = source if isinstance(source, Picture) else load_picture(source, name)
-        rule = self._rule(short_side)
+        rule = self.resize_rule(short_side)
 
         def propose() -> Proposals:
             return self.system.propose(self.system.encode(picture, rule))
@@ -76,7 +78,12 @@ class Workbench:
             vocabulary.classes, lambda: self._embedder.embed(vocabulary, progress).to(self.system.device)
         )
 
-    def _rule(self, short_side: int | None) -> ResizeRule:
+    def resize_rule(self, short_side: int | None = None) -> ResizeRule:
+        """The system's own resize rule, or the same shape of rule for another short side in pixels.
+
+        Raises:
+            UserError: the short side is out of range.
+        """
         rule = self.system.resize_rule
         if short_side is None:
             return rule

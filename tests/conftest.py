@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest_plugins = ("hub_server", "tiny")
+
 settings.register_profile("ovdemo", derandomize=True, deadline=None)
 settings.load_profile("ovdemo")
 

@@ -2,7 +2,7 @@
 
 ``HEAD`` and ``GET /{owner}/{name}/resolve/{revision}/{file}`` answer with ``ETag``, ``X-Repo-Commit`` and lengths,
 ``Range`` with 206, what is not there with ``X-Error-Code``. A large file redirects to a second origin as the Hub does
-to its storage. Import ``hub_fixture`` in a test file to have the fixture ``hub``.
+to its storage. ``conftest.py`` makes the fixture ``hub`` known to every test.
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ class Case:
         network = empty_network(variant)
         keys = [row for name in self.about["keys"] for row in read_keys(keys_folder / name)]
         tensors = {
-            name: torch.from_numpy(self._seeded(name, shape)) for name, shape in keys if not name.startswith("criterion.")
+            name: torch.from_numpy(self._seeded(name, shape))
+            for name, shape in keys
+            if not name.startswith("criterion.")
         }
         install(network, tensors)
         return FCCLIP(network, variant.config, frozenset())
@@ -97,7 +99,9 @@ class Case:
 def read_keys(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     """``name<TAB>64,3,7,7`` a line; an empty shape is a scalar."""
     with path.open(newline="") as handle:
-        return [(name, tuple(int(n) for n in shape.split(",") if n)) for name, shape in csv.reader(handle, delimiter="\t")]
+        return [
+            (name, tuple(int(n) for n in shape.split(",") if n)) for name, shape in csv.reader(handle, delimiter="\t")
+        ]
 
 
 def seeded_array(name: str, shape: tuple[int, ...], seed: int, gain: float) -> np.ndarray:
@@ -266,16 +270,17 @@ def difference(case: Case, name: str, found: np.ndarray) -> str | None:
 def _comparable_rows(case: Case, name: str, expected: np.ndarray) -> np.ndarray:
     """Everything, but for queries without any CLIP cell where the reference's value is arbitrary (ResNet towers)."""
     keep = np.ones(len(expected), bool)
-    if name in ("clip_embedding", "clip_logits", "out_vocab_probs") and case.about["settings"]["ensemble_on_valid_mask"]:
+    if (
+        name in ("clip_embedding", "clip_logits", "out_vocab_probs")
+        and case.about["settings"]["ensemble_on_valid_mask"]
+    ):
         keep = case.arrays["clip_mask"].any((1, 2))
     if name in _BY_QUERY:
         keep[case.about["fragile_queries"]] = False
     return keep
 
 
-def _float_difference(
-    case: Case, name: str, tolerance: dict, expected: np.ndarray, found: np.ndarray
-) -> str | None:
+def _float_difference(case: Case, name: str, tolerance: dict, expected: np.ndarray, found: np.ndarray) -> str | None:
     scale = max(1.0, tolerance.get("scale_std", 1.0))
     limit = max(10 * tolerance.get("max_abs_without_fragile", tolerance["max_abs"]), 1e-4 * scale)
     if name in ("in_vocab_probs", "out_vocab_probs", "final_probs", "text_classifier", "instance_scores"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from ovdemo.fusion import Scores, class_logits
 from ovdemo.images import Picture
 from ovdemo.nn.deformable_attention import DeformableAttention, Shapes
-from ovdemo.nn.pooling import mask_pool, resize_features
+from ovdemo.nn.pooling import resize_features
 from ovdemo.systems.base import Proposals, network_input
 from ovdemo.systems.fcclip import FCCLIP
 from ovdemo.vocabulary import TextEmbeddings, Vocabulary

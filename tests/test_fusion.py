@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
 from ovdemo.fusion import Fusion, class_logits, fuse, score
 from ovdemo.systems.base import Classifiers, Geometry, Proposals
 from ovdemo.vocabulary import TextEmbeddings
-from torch.nn.functional import normalize
 
 CLASSES, WIDTH = 5, 16
 
@@ -46,7 +47,14 @@ def test_geometric_is_the_papers_equation_7(seed: int, alpha: float, beta: float
     seen = torch.tensor([True, False, True, False, False])
     scores = score(proposals, text, seen, classifiers, Fusion("geometric", alpha, beta))
     weight = torch.where(seen, alpha, beta).double()
-    product = scores.in_vocabulary.double() ** (1 - weight) * scores.out_of_vocabulary.double() ** weight
+    in_vocabulary, out_of_vocabulary = (
+        class_logits(embeddings, text, classifiers.void, scale)[:, :-1].double().softmax(-1)
+        for embeddings, scale in (
+            (proposals.class_embeddings, classifiers.in_scale),
+            (proposals.clip_embeddings, classifiers.out_scale),
+        )
+    )
+    product = in_vocabulary ** (1 - weight) * out_of_vocabulary**weight
     expected = product / product.sum(-1, keepdim=True) * (1 - scores.void.double())[:, None]
     torch.testing.assert_close(scores.fused.double(), expected, atol=1e-5, rtol=1e-4)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub_server import Answer, CutAfter, HubServer, Swap, aim, hub_fixture  # noqa: F401  (the fixture "hub")
 from huggingface_hub import constants
 
+from hub_server import Answer, CutAfter, HubServer, Swap, aim
 from ovdemo import hub as ovdemo_hub
 from ovdemo.checkpoints import HubFile
 from ovdemo.errors import UserError

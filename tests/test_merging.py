@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ovdemo.fusion import Scores
 from ovdemo.merging import Merging, merge
 from ovdemo.systems.base import Proposals
@@ -38,7 +39,11 @@ def questions(draw: st.DrawFn) -> tuple[Proposals, Scores]:
     if draw(st.booleans()):  # large coherent masks, as a trained model makes
         coarse = torch.nn.functional.avg_pool2d(proposals.mask_logits[None], 5, 1, 2)[0]
         proposals = Proposals(
-            4 * coarse, proposals.class_embeddings, proposals.clip_embeddings, proposals.clip_supported, proposals.geometry
+            4 * coarse,
+            proposals.class_embeddings,
+            proposals.clip_embeddings,
+            proposals.clip_supported,
+            proposals.geometry,
         )
     return proposals, make_scores(8, seed + 1, draw(st.sampled_from([0.5, 3.0])))
 
@@ -134,7 +139,7 @@ def test_stuff_of_one_class_is_one_segment_and_things_stay_apart() -> None:
     found = merge(proposals, scores, VOCABULARY, Merging())
     assert [(s.label, s.queries) for s in found.segments] == [("cat", (0,)), ("cat", (1,)), ("sky", (3, 2))]
     assert found.segments[2].score == pytest.approx(0.95)
-    assert [c.label for c in found.segments[2].evidence.fused][0] == "sky"
+    assert found.segments[2].evidence.fused[0].label == "sky"
 
 
 def test_nothing_kept_is_an_empty_answer() -> None:

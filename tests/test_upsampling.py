@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ovdemo.images import ResizeRule
 from ovdemo.systems.base import Geometry, Proposals
 from ovdemo.upsampling import tiles
 from straightforward import upsample
-
-from ovdemo.images import ResizeRule
 
 
 def make_proposals(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
+
 from ovdemo.checkpoints import HubFile
+from ovdemo.images import ResizeRule
 from ovdemo.nn.clip import ClipConfig
 from ovdemo.nn.mask_decoder import MaskDecoderConfig
 from ovdemo.nn.pixel_decoder import PixelDecoderConfig
 from ovdemo.systems import registry
 from ovdemo.systems.fcclip import FCCLIPConfig
 from ovdemo.systems.registry import Variant
-
-from ovdemo.images import ResizeRule
 
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 
@@ -21,7 +21,12 @@ def tiny_config(*, resnet: bool = False) -> FCCLIPConfig:
         vision: dict = {"image_size": 224, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
         vision["head_width"] = 32
     else:
-        vision = {"timm_model_name": "convnext_atto", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "mlp"}
+        vision = {
+            "timm_model_name": "convnext_atto",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "mlp",
+        }
         vision["image_size"] = 224
     return FCCLIPConfig(
         ClipConfig("RN50", "openai", resnet, {"embed_dim": 32, "vision_cfg": vision, "text_cfg": _TEXT}),

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,12 +41,22 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     _embed(workbench, vocabulary)
-    results, failures = [], 0
+    fusion = Fusion(options.fusion, options.alpha, options.beta)
+    merging = Merging(options.mode, options.object_threshold, options.overlap_threshold)
+    results: list[dict[str, object]] = []
+    failures = 0
     stems: Counter[str] = Counter()
     bar = tqdm(options.pictures, unit="picture", disable=len(options.pictures) == 1, file=sys.stderr)
     for image_id, path in enumerate(bar, start=1):
         try:
-            results.append(_one(workbench, vocabulary, path, image_id, stems, options))
+            picture = load_picture(path)
+            stem = _unused_stem(picture.stem, stems)
+            analysis = workbench.analyse(picture, short_side=options.short_side)
+            segmentation = analysis.segment(vocabulary, fusion=fusion, merging=merging)
+            files = export(picture, segmentation, options.out, image_id=image_id, stem=stem, cutouts=options.cutouts)
+            results.append(_describe(path, segmentation, files))
+            if not options.json:
+                tqdm.write(_summary(path, segmentation, options.out), file=sys.stdout)
         except UserError as error:
             failures += 1
             results.append({"picture": path, "error": str(error)})
@@ -84,28 +95,13 @@ def _embed(workbench: Workbench, vocabulary: Vocabulary) -> None:
         workbench.embed(vocabulary, progress)
 
 
-def _one(
-    workbench: Workbench,
-    vocabulary: Vocabulary,
-    path: str,
-    image_id: int,
-    stems: Counter[str],
-    options: argparse.Namespace,
-) -> dict[str, object]:
-    picture = load_picture(path)
-    analysis = workbench.analyse(picture, short_side=options.short_side)
-    segmentation = analysis.segment(
-        vocabulary,
-        fusion=Fusion(options.fusion, options.alpha, options.beta),
-        merging=Merging(options.mode, options.object_threshold, options.overlap_threshold),
-    )
-    # Two pictures may share a stem (a/cat.jpg, b/cat.jpg): the second becomes cat_2.
-    stems[picture.stem] += 1
-    repeat = stems[picture.stem]
-    stem = picture.stem if repeat == 1 else f"{picture.stem}_{repeat}"
-    files = export(picture, segmentation, options.out, image_id=image_id, stem=stem, cutouts=options.cutouts)
-    if not options.json:
-        tqdm.write(_summary(path, segmentation, options.out), file=sys.stdout)
+def _unused_stem(stem: str, used: Counter[str]) -> str:
+    """Two pictures may share a name (a/cat.jpg, b/cat.jpg): the second becomes cat_2."""
+    used[stem] += 1
+    return stem if used[stem] == 1 else _unused_stem(f"{stem}_{used[stem]}", used)
+
+
+def _describe(path: str, segmentation: Segmentation, files: Iterable[Path]) -> dict[str, object]:
     return {
         "picture": path,
         "mode": segmentation.mode,

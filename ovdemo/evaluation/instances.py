@@ -62,11 +62,12 @@ class InstancePrecision:
         self._things = frozenset(index for index, kind in enumerate(kinds) if kind == "thing")
         self._truth: list[Json] = []
         self._found: list[Json] = []
-        self._pictures = 0
+        self._images: list[Json] = []
 
     def update(self, truth: SegmentMap, predicted: Iterable[ScoredMask]) -> None:
         """Add a picture. What matches a crowd of its class counts neither for nor against."""
-        self._pictures += 1
+        height, width = truth.ids.shape
+        self._images.append({"id": len(self._images) + 1, "height": height, "width": width})
         for segment in truth.segments:
             if segment.class_index in self._things:
                 annotation = self._annotation(segment.class_index, truth.ids == segment.id, len(self._truth))
@@ -79,7 +80,7 @@ class InstancePrecision:
         """The precisions so far."""
         instances = sum(not annotation["iscrowd"] for annotation in self._truth)
         if not instances:
-            return InstanceResult(None, None, None, (), 0, self._pictures)
+            return InstanceResult(None, None, None, (), 0, len(self._images))
         precision = self._precision()  # (thresholds, recalls, classes)
         with_truth = [k for k in range(len(self._things)) if (precision[..., k] > -1).all()]
         known = precision[..., with_truth]
@@ -89,7 +90,7 @@ class InstancePrecision:
             if place in with_truth
         )
         ap, ap50, ap75 = (float(100 * part.mean()) for part in (known, known[0], known[5]))
-        return InstanceResult(ap, ap50, ap75, per_class, instances, self._pictures)
+        return InstanceResult(ap, ap50, ap75, per_class, instances, len(self._images))
 
     def _annotation(self, class_index: int, mask: np.ndarray, place: int) -> Json:
         lengths = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -97,7 +98,7 @@ class InstancePrecision:
         # Ids start at 1: the evaluation takes 0 for "no match".
         return {
             "id": place + 1,
-            "image_id": self._pictures,
+            "image_id": self._images[-1]["id"],
             "category_id": class_index,
             "segmentation": lengths,
             "area": area,
@@ -115,7 +116,7 @@ class InstancePrecision:
     def _coco(self, annotations: list[Json]) -> COCO:
         coco = COCO()
         coco.dataset = {
-            "images": [{"id": number} for number in range(1, self._pictures + 1)],
+            "images": self._images,
             "categories": [{"id": index} for index in sorted(self._things)],
             # pycocotools writes into what it is given.
             "annotations": [dict(annotation) for annotation in annotations],

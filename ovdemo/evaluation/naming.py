@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovdemo.fusion import class_logits
-from ovdemo.nn.clip import ClipTower
-from ovdemo.nn.pooling import resize_features
 from ovdemo.systems.base import Features, Geometry, System
 from ovdemo.vocabulary import TextEmbeddings
 
@@ -59,34 +57,22 @@ class NamingAccuracy:
         return NamingResult(top1, self._regions, self._too_small, self._pictures)
 
 
-def frozen_tower(system: System) -> ClipTower | None:
-    """The tower that pools masks on its last stage, where a system has one."""
-    tower = getattr(getattr(system, "network", None), "backbone", None)
-    return tower if hasattr(tower, "embed_masks") else None
-
-
 @torch.inference_mode()
-def name_regions(
-    tower: ClipTower, features: Features, masks: Iterable[np.ndarray], text: TextEmbeddings, void: Tensor
-) -> np.ndarray:
+def name_regions(system: System, features: Features, masks: Iterable[np.ndarray], text: TextEmbeddings) -> np.ndarray:
     """The best class of each region by the frozen CLIP alone.
 
     Args:
-        tower: pools masks on the stage ``res5`` of ``features``.
+        system: whose frozen CLIP pools the masks.
         features: of the picture.
         masks: R true masks, (H, W) bool at the picture's size.
         text: the classes.
-        void: (D,) the system's "no object", which is never the answer.
 
     Returns:
-        (R,) class indices, -1 where a mask reaches no cell of ``res5``.
+        (R,) class indices, -1 where a mask reaches no cell of the features. "No object" is never the answer.
     """
-    dense = features.stages["res5"]
-    logits = torch.cat([mask_logits(mask, features.geometry) for mask in masks]).to(dense.device)
-    logits = resize_features(logits[None], dense.shape[-2:])
-    embeddings = tower.embed_masks(dense, logits)[0]
-    best = class_logits(embeddings, text, void, 1.0)[:, :-1].argmax(-1)
-    reached = (logits[0] > 0).flatten(1).any(-1)
+    logits = torch.cat([mask_logits(mask, features.geometry) for mask in masks]).to(system.device)
+    embeddings, reached = system.embed_masks(features, logits)
+    best = class_logits(embeddings, text, system.classifiers.void, 1.0)[:, :-1].argmax(-1)
     return torch.where(reached, best, -1).cpu().numpy()
 
 

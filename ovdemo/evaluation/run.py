@@ -11,7 +11,7 @@ import torch
 
 from ovdemo.errors import UserError
 from ovdemo.evaluation.instances import InstancePrecision, InstanceResult, scored_masks
-from ovdemo.evaluation.naming import NamingAccuracy, NamingResult, frozen_tower, name_regions
+from ovdemo.evaluation.naming import NamingAccuracy, NamingResult, name_regions
 from ovdemo.evaluation.panoptic import PanopticQuality, PanopticResult
 from ovdemo.evaluation.recall import MaskRecall, RecallResult, best_overlaps
 from ovdemo.evaluation.semantic import SemanticIoU, SemanticResult
@@ -36,7 +36,7 @@ class SetReport:
         skipped: one sentence for each picture that could not be read.
         panoptic, semantic, instances: ``None`` where no picture had the labels.
         recall: by kind of region.
-        naming: by kind of label; empty for a system without a CLIP that pools masks.
+        naming: by kind of label.
     """
 
     name: str
@@ -122,11 +122,10 @@ class _Measures:
 class _Run:
     def __init__(self, workbench: Workbench, vocabulary: Vocabulary, fusion: Fusion, short_side: int | None) -> None:
         self.system = workbench.system
-        self.rule = workbench._rule(short_side)
+        self.rule = workbench.resize_rule(short_side)
         self.vocabulary, self.fusion = vocabulary, fusion
         self.text = workbench.embed(vocabulary) if vocabulary.classes else None
         self.seen = torch.from_numpy(seen_classes(vocabulary, self.system.training_names))
-        self.tower = frozen_tower(self.system)
         kinds = [entry.kind for entry in vocabulary.classes]
         self.measures = _Measures(PanopticQuality(kinds), SemanticIoU(len(kinds)), InstancePrecision(kinds))
 
@@ -157,10 +156,9 @@ class _Run:
         return merge(proposals, scores, self.vocabulary, Merging(mode))
 
     def _add_names(self, features: Features, text: TextEmbeddings, named: tuple[NamedRegion, ...]) -> None:
-        if self.tower is None or not named:
+        if not named:
             return
-        void = self.system.classifiers.void
-        given = name_regions(self.tower, features, (region.mask() for region in named), text, void)
+        given = name_regions(self.system, features, (region.mask() for region in named), text)
         truth = np.array([region.class_index for region in named])
         sources = np.array([region.source for region in named])
         for source in dict.fromkeys(sources.tolist()):

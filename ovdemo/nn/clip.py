@@ -172,11 +172,12 @@ class ResNetTower(ClipTower):
         tokens = tokens + self._position_codes(dense.shape[-2:])
         inside = (mask_logits > 0).flatten(2).unsqueeze(1)  # (B, 1, Q, hw)
         query = pool.q_proj(mean).expand(-1, inside.shape[2], -1)
-        heads = [
+        q, k, v = (
             x.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
             for x in (query, pool.k_proj(tokens), pool.v_proj(tokens))
-        ]
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=inside | ~inside.any(-1, keepdim=True))
+        )
+        allowed = inside | ~inside.any(-1, keepdim=True)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         attended = attended * inside.any(-1, keepdim=True)
         out: Tensor = pool.c_proj(attended.transpose(1, 2).flatten(2))
         return out

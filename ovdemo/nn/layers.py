@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, as ``layers.0``, ``layers.1``, ...: (..., widths[0]) -> (..., widths[-1])."""
+    """Linear layers with ReLU between them, under ``layers``: (..., widths[0]) -> (..., widths[-1])."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
+        """ReLU after every layer but the last."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         out: Tensor = self.layers[-1](x)
@@ -29,6 +32,7 @@ class ConvNorm(nn.Conv2d):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve, then normalise; no activation."""
         out: Tensor = self.norm(super().forward(x))
         return out
 
@@ -50,13 +54,13 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Attend (B, Q, C) queries to (B, K, C) keys; ``allowed`` (B, Q, K) is true where a query may look."""
-        projected = (
+        q, k, v = (
             F.linear(x, w, b).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, w, b in zip(
                 (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
             )
         )
         mask = None if allowed is None else allowed.unsqueeze(1)
-        out = F.scaled_dot_product_attention(*projected, attn_mask=mask)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         result: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,7 +35,9 @@ class MaskDecoder(nn.Module):
         super().__init__()
         width, layers = config.width, range(config.layers)
         self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(width, config.heads) for _ in layers)
-        self.transformer_cross_attention_layers = nn.ModuleList(CrossAttentionLayer(width, config.heads) for _ in layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(width, config.heads) for _ in layers
+        )
         self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(width, config.feedforward) for _ in layers)
         self.decoder_norm = nn.LayerNorm(width)
         self.query_feat = nn.Embedding(config.queries, width)
@@ -69,7 +70,8 @@ class MaskDecoder(nn.Module):
 
     def predict_masks(self, state: Tensor, mask_features: Tensor) -> Tensor:
         """Mask logits (B, Q, h, w): inner product of each query's mask embedding with mask features (B, C, h, w)."""
-        return (self.mask_embed(state) @ mask_features.flatten(2)).unflatten(-1, mask_features.shape[-2:])
+        logits: Tensor = self.mask_embed(state) @ mask_features.flatten(2)
+        return logits.view(*logits.shape[:-1], *mask_features.shape[-2:])
 
     def _memory(self, pixels: PixelFeatures) -> tuple[list[Tensor], list[Tensor]]:
         memory = [
@@ -97,7 +99,9 @@ class CrossAttentionLayer(nn.Module):
         self.multihead_attn = Attention(width, heads)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, query: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, allowed: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, allowed: Tensor
+    ) -> Tensor:
         """Keys carry positions, values do not."""
         attended = self.multihead_attn(query + query_position, memory + position, memory, allowed)
         out: Tensor = self.norm(query + attended)

@@ -56,7 +56,9 @@ class PixelDecoder(nn.Module):
 
     def forward(self, stages: Mapping[str, Tensor]) -> PixelFeatures:
         """Encode res3..res5 jointly, then lift the finest level to stride 4 with a lateral connection from res2."""
-        levels = [project(stages[stage]) for project, stage in zip(self.input_proj, ("res5", "res4", "res3"), strict=True)]
+        levels = [
+            project(stages[stage]) for project, stage in zip(self.input_proj, ("res5", "res4", "res3"), strict=True)
+        ]
         coarse, middle, fine = self.transformer(levels)
         lateral = self.adapter_1(stages["res2"])
         lifted = lateral + F.interpolate(fine, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
@@ -117,4 +119,3 @@ class DeformableEncoderLayer(nn.Module):
         tokens = self.norm1(tokens + self.self_attn(tokens + position, tokens, shapes))
         out: Tensor = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
         return out
-

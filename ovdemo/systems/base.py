@@ -97,6 +97,9 @@ class System(Protocol):
     def propose(self, features: Features, text: TextEmbeddings | None = None) -> Proposals:
         """Run the decoders once. Only a system whose masks depend on the words reads ``text``."""
 
+    def embed_masks(self, features: Features, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Frozen-CLIP embeddings (Q, D) of any masks (Q, h, w) over the padded input, and which cover any cell (Q,)."""
+
 
 def network_input(
     picture: Picture, rule: ResizeRule, mean: Tensor, std: Tensor, divisor: int

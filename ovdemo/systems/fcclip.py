@@ -49,7 +49,9 @@ class Predictor(MaskDecoder):
 
     def __init__(self, config: MaskDecoderConfig, embedding_width: int) -> None:
         super().__init__(config)
-        self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(config.mask_width), nn.Linear(config.mask_width, config.width))
+        self._mask_pooling_proj = nn.Sequential(
+            nn.LayerNorm(config.mask_width), nn.Linear(config.mask_width, config.width)
+        )
         self.class_embed = MLP(config.width, config.width, config.width, embedding_width)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -122,27 +124,32 @@ class FCCLIP:
         image, geometry = network_input(picture, rule, self._mean, self._std, SIZE_DIVISOR)
         with self._autocast():
             stages = self.network.backbone.stages(image)
-        # Contiguous: oneDNN's channels-last 1x1 convolutions round several times more coarsely, and masks are thresholds.
+        # Contiguous, for accuracy: on a CPU channels-last 1x1 convolutions round several times more coarsely.
         return Features({name: stage.float().contiguous() for name, stage in stages.items()}, geometry)
 
     @torch.inference_mode()
-    def propose(self, features: Features, text: TextEmbeddings | None = None) -> Proposals:  # noqa: ARG002
+    def propose(self, features: Features, text: TextEmbeddings | None = None) -> Proposals:
         """Masks and their two embeddings (section 3.3). The words do not matter here."""
-        head, backbone = self.network.sem_seg_head, self.network.backbone
+        head = self.network.sem_seg_head
         pixels = head.pixel_decoder(features.stages)
         state = head.predictor.decode(pixels)[-1]
         mask_logits = head.predictor.predict_masks(state, pixels.mask_features)
         class_embeddings = head.predictor.embed_classes(state, pixels.mask_features, mask_logits)
-        dense = features.stages["res5"]
-        clip_logits = resize_features(mask_logits, dense.shape[-2:])
-        clip_embeddings = backbone.embed_masks(dense, clip_logits)
+        clip_embeddings, clip_supported = self.embed_masks(features, mask_logits[0])
         return Proposals(
             mask_logits=mask_logits[0],
             class_embeddings=class_embeddings[0],
-            clip_embeddings=clip_embeddings[0],
-            clip_supported=(clip_logits > 0).flatten(2).any(-1)[0],
+            clip_embeddings=clip_embeddings,
+            clip_supported=clip_supported,
             geometry=features.geometry,
         )
+
+    @torch.inference_mode()
+    def embed_masks(self, features: Features, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool the frozen tower's last stage under each mask; the out-of-vocabulary branch of section 3.3."""
+        dense = features.stages["res5"]
+        logits = resize_features(mask_logits[None], dense.shape[-2:])
+        return self.network.backbone.embed_masks(dense, logits)[0], (logits[0] > 0).flatten(1).any(-1)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == torch.float32:

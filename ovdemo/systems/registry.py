@@ -96,9 +96,9 @@ _VARIANTS = (
     ),
     _resnet("RN50", "1tcB-8FNON-LwckXQbUyKcBA2G7TU65Zh", 84.1, 408, Published(17.9, 9.5, 23.3)),
     _resnet("RN101", "1P0mdgftReWzVbPQ0O0CSBfW3krHhTOj0", 83.6, 479, Published(19.1, 10.2, 24.0)),
-    _resnet("RN50x4", "1nUpUsNUE22eOV9skxv9IyIkmCbg5jrIF", 84.4, 713, Published(21.8, None, 26.8)),
-    _resnet("RN50x16", "1rJu2UwwtI0VLDl9CyB8Mkgw9qHlnX70W", 85.3, 1162, Published(22.5, None, 29.4)),
-    _resnet("RN50x64", "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX", 87.2, 2493, Published()),
+    _resnet("RN50x4", "1nUpUsNUE22eOV9skxv9IyIkmCbg5jrIF", 84.7, 713, Published(21.8, None, 26.8)),
+    _resnet("RN50x16", "1rJu2UwwtI0VLDl9CyB8Mkgw9qHlnX70W", 85.8, 1164, Published(22.5, None, 29.4)),
+    _resnet("RN50x64", "1rvfFVp5p3PZQsHp2NGVEBeYYcqgVVaZX", 88.1, 2493, Published()),
 )
 VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in _VARIANTS}
 
