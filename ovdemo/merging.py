@@ -127,23 +127,13 @@ def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
         may_win = weight * (high + 1e-3).sigmoid() >= (weight * (low - 1e-3).sigmoid()).max()
         active = (may_win | (high > -1e-3)).nonzero().flatten()
         probability = tile.logits(kept[active]).sigmoid_()
-        own[active] += (probability >= 0.5).flatten(1).sum(1)
-        place = _first_argmax(weight[active, None, None] * probability)
+        own[active] += (probability >= 0.5).flatten(0, 1).sum(0, dtype=torch.int32)
+        best, place = probability.mul_(weight[active]).max(-1)
         winner[tile.rows, tile.columns] = active[place]
-        inside[tile.rows, tile.columns] = probability.gather(0, place[None])[0] >= 0.5
+        inside[tile.rows, tile.columns] = best >= 0.5 * weight[active[place]]
     won = winner.flatten().bincount(minlength=count + 1)[:count]
     both = winner[inside].bincount(minlength=count + 1)[:count]
     return _Contest(*(x.cpu().numpy() for x in (winner, inside, won, own, both)))
-
-
-def _first_argmax(values: Tensor) -> Tensor:
-    """Arg-max over the first of many dimensions, the first of equals.
-
-    PyTorch's own is several times slower on a CPU along that dimension, and few rows hold any maximum at all.
-    """
-    wins = values == values.amax(0)
-    winners = wins.flatten(1).any(1).nonzero().flatten()
-    return winners[wins[winners].to(torch.uint8).argmax(0)]
 
 
 def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
@@ -159,11 +149,12 @@ def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
         upper = (tile.high + 1e-3).sigmoid() @ scores.fused
         lower = (tile.low - 1e-3).sigmoid() @ scores.fused
         candidates = (upper >= lower.max()).nonzero().flatten()
-        probability = tile.logits(everyone).sigmoid().flatten(1)
-        place = _first_argmax(scores.fused[:, candidates].T @ probability)
-        chosen[tile.rows, tile.columns] = candidates[place].view(tile.row_weights.shape[0], -1)
+        probability = tile.logits(everyone).sigmoid_()
+        place = (probability @ scores.fused[:, candidates]).argmax(-1)
+        chosen[tile.rows, tile.columns] = candidates[place]
         present, place = place.unique(return_inverse=True)
-        coverage[:, candidates[present]] += probability @ torch.nn.functional.one_hot(place).float()
+        belongs = torch.nn.functional.one_hot(place).float().flatten(0, 1)
+        coverage[:, candidates[present]] += probability.flatten(0, 1).T @ belongs
     id_map = (chosen + 1).to(torch.int32).cpu().numpy()
     areas, boxes = _measure(id_map, len(vocabulary))
     segments = []
@@ -225,8 +216,8 @@ def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]
     for tile in tiles(proposals):
         active = (tile.high[queries] > -1e-3).nonzero().flatten()
         logits = tile.logits(queries[active])
-        masks[active, tile.rows, tile.columns] = logits > 0
-        inside[active] += (logits.sigmoid() * (logits > 0)).sum((1, 2))
+        masks[active, tile.rows, tile.columns] = (logits > 0).permute(2, 0, 1)
+        inside[active] += (logits.sigmoid() * (logits > 0)).sum((0, 1))
     return masks, inside / (masks.sum((1, 2)) + 1e-6)
 
 

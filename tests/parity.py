@@ -225,7 +225,7 @@ def _merging_stages(case: Case, proposals: Proposals, scores: Scores, vocabulary
     settings = case.about["settings"]
     full = torch.zeros(len(proposals), *proposals.geometry.picture)
     for tile in tiles(proposals):
-        full[:, tile.rows, tile.columns] = tile.logits(torch.arange(len(proposals)))
+        full[:, tile.rows, tile.columns] = tile.logits(torch.arange(len(proposals))).permute(2, 0, 1)
     yield "mask_full", full[torch.from_numpy(case.arrays["mask_queries"][:3]).long()].numpy()
 
     def merged(mode: str) -> Segmentation:

@@ -29,7 +29,7 @@ def test_tiles_equal_whole_masks_and_keep_their_bounds(height: int, width: int, 
     whole = upsample(proposals)
     covered = torch.zeros(height, width)
     for tile in tiles(proposals):
-        logits = tile.logits(torch.arange(len(proposals)))
+        logits = tile.logits(torch.arange(len(proposals))).permute(2, 0, 1)
         torch.testing.assert_close(logits, whole[:, tile.rows, tile.columns], atol=1e-4, rtol=1e-4)
         assert (logits >= tile.low[:, None, None] - 1e-4).all()
         assert (logits <= tile.high[:, None, None] + 1e-4).all()
@@ -42,4 +42,4 @@ def test_only_the_chosen_proposals_are_upsampled_in_their_order(chosen: list[int
     proposals = make_proposals((40, 60), 32)
     tile = next(iter(tiles(proposals)))
     everything = tile.logits(torch.arange(5))
-    torch.testing.assert_close(tile.logits(torch.tensor(chosen, dtype=torch.int64)), everything[chosen])
+    torch.testing.assert_close(tile.logits(torch.tensor(chosen, dtype=torch.int64)), everything[..., chosen])

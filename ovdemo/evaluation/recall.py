@@ -71,10 +71,10 @@ def best_overlaps(proposals: Proposals, ids: np.ndarray) -> np.ndarray:
     shared = torch.zeros(len(proposals), len(present), dtype=torch.int64, device=device)
     for tile in tiles(proposals):
         active = (tile.high > -1e-3).nonzero().flatten()  # the slack covers rounding of the bound
-        inside = (tile.logits(active) > 0).flatten(1)
+        inside = (tile.logits(active) > 0).flatten(0, 1)
         # A tile holds far fewer pixels than float32 counts exactly.
         member = torch.nn.functional.one_hot(regions[tile.rows, tile.columns].flatten(), len(present))
-        shared[active] += (inside.float() @ member.float()).long()
+        shared[active] += (inside.float().T @ member.float()).long()
     union = shared.sum(1, keepdim=True) + regions.flatten().bincount(minlength=len(present)) - shared
     overlaps = (shared.double() / union).cpu().numpy()
     return np.asarray(overlaps.max(0, initial=0.0)[present != 0])
