@@ -39,14 +39,6 @@ from ovdemo.vocabulary import (
 
 Stages = Iterator[tuple[str, np.ndarray]]
 
-VARIANT_NAMES = {
-    "convnext_large": "fcclip-convnext-large",
-    "rn50": "fcclip-rn50",
-    "rn101": "fcclip-rn101",
-    "rn50x4": "fcclip-rn50x4",
-    "rn50x16": "fcclip-rn50x16",
-    "rn50x64": "fcclip-rn50x64",
-}
 # Rows are queries; a query with a mask logit next to zero may flip a cell and move its whole row.
 _BY_QUERY = {
     "mask_pooled", "class_embed", "pred_logits", "mask_positive_count", "clip_mask", "clip_pooled", "clip_embedding",
@@ -78,7 +70,7 @@ class Case:
 
     def system(self, keys_folder: Path) -> FCCLIP:
         """The variant, filled with the case's seeded weights."""
-        variant = find_variant(VARIANT_NAMES[self.about["variant"]])
+        variant = find_variant("fcclip-" + self.about["variant"].replace("_", "-"))
         network = empty_network(variant)
         keys = [row for name in self.about["keys"] for row in read_keys(keys_folder / name)]
         tensors = {
@@ -254,8 +246,7 @@ def difference(case: Case, name: str, found: np.ndarray) -> str | None:
         return _segments_difference(np.array(expected, int).reshape(-1, 4), found.reshape(-1, 4))
     expected = case.arrays[name]
     if name.startswith("instance_"):
-        positive = case.arrays["instance_areas"] > 0  # empty masks are dropped here
-        expected = expected[positive]
+        return _instance_difference(case, name, found)
     if expected.shape != found.shape:
         return f"shape {found.shape}, expected {expected.shape}"
     tolerance = case.about["tolerance"].get(name, {"max_abs": 0.0})
@@ -283,13 +274,31 @@ def _comparable_rows(case: Case, name: str, expected: np.ndarray) -> np.ndarray:
 def _float_difference(case: Case, name: str, tolerance: dict, expected: np.ndarray, found: np.ndarray) -> str | None:
     scale = max(1.0, tolerance.get("scale_std", 1.0))
     limit = max(10 * tolerance.get("max_abs_without_fragile", tolerance["max_abs"]), 1e-4 * scale)
-    if name in ("in_vocab_probs", "out_vocab_probs", "final_probs", "text_classifier", "instance_scores"):
+    if name in ("in_vocab_probs", "out_vocab_probs", "final_probs", "text_classifier"):
         limit = 1e-4
     error = np.abs(expected - found)
     if case.arrays[name].dtype == np.float16:
         error = error - 1e-3 * np.abs(expected)
     worst = float(error.max(initial=0.0))
     return None if worst <= limit else f"differs by {worst:.3g}, at most {limit:.3g} is allowed"
+
+
+def _instance_difference(case: Case, name: str, found: np.ndarray) -> str | None:
+    """Candidates compared as a set: near-equal scores may swap places, also across the hundredth."""
+    expected = case.arrays[name][case.arrays["instance_areas"] > 0]  # empty masks are dropped here
+    if abs(len(expected) - len(found)) > 2:
+        return f"{len(found)} candidates, expected {len(expected)}"
+    if name == "instance_classes":
+        count = max(expected.max(initial=0), found.max(initial=0)) + 1
+        moved = np.abs(np.bincount(expected, minlength=count) - np.bincount(found, minlength=count)).sum()
+        return None if moved <= 4 else f"classes {found.tolist()}, expected {expected.tolist()}"
+    common = min(len(expected), len(found))
+    ours, theirs = (np.sort(x)[::-1][:common].astype(float) for x in (found, expected))
+    if name == "instance_scores":
+        worst = float(np.abs(ours - theirs).max(initial=0))
+        return None if worst <= 1e-4 else f"differs by {worst:.3g}, at most 0.0001 is allowed"
+    wrong = int((np.abs(ours - theirs) > 4).sum())
+    return None if wrong <= 2 else f"{wrong} areas differ by more than 4 pixels"
 
 
 def _segments_difference(expected: np.ndarray, found: np.ndarray) -> str | None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 
 from hub_server import HubServer
 from ovdemo.__main__ import main
+from ovdemo.evaluation import LabelledSegment, PanopticQuality, SegmentMap
 from ovdemo.loading import random_network
 from ovdemo.systems.registry import Variant
 from test_loading import CLIP_REPOSITORY, clip_part, trained_part
@@ -86,6 +87,33 @@ def test_every_mode_writes_its_files(photos: list[Path], tmp_path: Path, mode: s
     document = json.loads((tmp_path / "out" / "dog.json").read_text())
     assert [c["name"] for c in document["categories"]][:2] == ["zebra", "road"]
     assert len(document["categories"]) == 20
+
+
+def test_the_panoptic_output_is_perfect_against_itself(photos: list[Path], tmp_path: Path) -> None:
+    """Read as COCO's format defines it, then scored by the project's panoptic quality."""
+    arguments = ["--classes", "a, b, c:stuff, d:stuff", "--overlap-threshold", "0.1", "--out", str(tmp_path)]
+    assert main(["segment", str(photos[2]), *arguments, *MODEL]) == 0
+    document = json.loads((tmp_path / "dog.json").read_text())
+    colours = np.asarray(Image.open(tmp_path / "dog.png")).astype(np.int64)
+    ids = colours @ [1, 256, 65536]
+    annotation = document["annotations"][0]
+    assert annotation["file_name"] == "dog.png"
+    assert annotation["image_id"] == document["images"][0]["id"]
+    assert (document["images"][0]["height"], document["images"][0]["width"]) == ids.shape
+    records = annotation["segments_info"]
+    assert records, "this seed should find something"
+    assert {r["id"] for r in records} == set(np.unique(ids)) - {0}
+    for record in records:
+        rows, columns = np.nonzero(ids == record["id"])
+        assert record["area"] == len(rows)
+        assert record["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert record["iscrowd"] == 0
+    classes = {c["id"]: index for index, c in enumerate(document["categories"])}
+    segments = tuple(LabelledSegment(r["id"], classes[r["category_id"]]) for r in records)
+    quality = PanopticQuality(["thing" if c["isthing"] else "stuff" for c in document["categories"]])
+    quality.update(SegmentMap(ids, segments), SegmentMap(ids, segments))
+    overall = quality.result().all
+    assert (overall.pq, overall.sq, overall.rq) == (100, 100, 100)
 
 
 def test_cutouts_and_a_vocabulary_file(photos: list[Path], tmp_path: Path) -> None:
