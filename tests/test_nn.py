@@ -5,11 +5,12 @@ import math
 import open_clip
 import pytest
 import torch
+from timm.layers import Mlp
 
 import straightforward
 from ovdemo.nn.clip import ClipConfig, ClipTower, clip_tower
 from ovdemo.nn.deformable_attention import DeformableAttention
-from ovdemo.nn.layers import Attention
+from ovdemo.nn.layers import Attention, GeluMLP, linear
 from ovdemo.nn.mask_decoder import attention_mask
 from ovdemo.nn.pooling import mask_pool
 from ovdemo.nn.position import sine_position
@@ -59,6 +60,25 @@ def test_attention_equals_torchs_own() -> None:
     allowed[..., 0] = True
     expected, _ = theirs(query, key, key, attn_mask=~allowed.repeat_interleave(4, 0))
     torch.testing.assert_close(ours(query, key, key, allowed), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_one_pass_linear_equals_the_plain_one(activation: str) -> None:
+    layer, x = torch.nn.Linear(16, 24), torch.randn(2, 5, 16)
+    plain = linear(layer, x, activation)
+    assert plain.requires_grad
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(layer, x, activation), plain.detach(), atol=1e-6, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(layer, x, activation).dtype == torch.bfloat16
+
+
+def test_gelu_mlp_equals_timms() -> None:
+    theirs, x = Mlp(8, 32), torch.randn(2, 3, 4, 8)
+    ours = GeluMLP(theirs.fc1, theirs.fc2)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-5)
 
 
 def test_sine_position_by_hand() -> None:

@@ -12,10 +12,12 @@ from functools import cached_property
 from typing import Any
 
 import open_clip
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovdemo.nn.layers import GeluMLP
 from ovdemo.nn.pooling import mask_pool, resize_features
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -108,6 +110,12 @@ class ClipTower(nn.Module):
 class ConvNeXtTower(ClipTower):
     """A CLIP whose image tower is a timm ConvNeXt."""
 
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__(config)
+        for stage in self.clip_model.visual.trunk.stages:
+            for block in stage.blocks:
+                block.mlp = _one_pass(block.mlp)
+
     @property
     def channels(self) -> dict[str, int]:
         """Channels of each stage."""
@@ -136,6 +144,20 @@ class ConvNeXtTower(ClipTower):
         normed = F.layer_norm(pooled, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         out: Tensor = visual.head(normed)
         return out
+
+
+def _one_pass(mlp: nn.Module) -> nn.Module:
+    """The same network in a faster form, where it is the plain one of linear layers and an exact GELU.
+
+    Small ConvNeXts have 1x1 convolutions in its place, newer ones a normalisation; those stay as they are.
+    """
+    children = dict(mlp.named_children())
+    first, last = children.pop("fc1"), children.pop("fc2")
+    inert = all(isinstance(child, (nn.GELU, timm.layers.GELU, nn.Dropout, nn.Identity)) for child in children.values())
+    exact = getattr(children["act"], "approximate", "none") == "none"
+    if inert and exact and isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
+        return GeluMLP(first, last)
+    return mlp
 
 
 class ResNetTower(ClipTower):

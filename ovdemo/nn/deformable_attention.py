@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovdemo.nn.layers import linear
+
 Shapes = tuple[tuple[int, int], ...]
 
 
@@ -57,17 +59,16 @@ class DeformableAttention(nn.Module):
         """
         batch, count, width = tokens.shape
         layout = (batch, count, self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).view(*layout, 2)
-        weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1).view(layout)
+        offsets = linear(self.sampling_offsets, query).view(*layout, 2)
+        weights = linear(self.attention_weights, query).view(batch, count, self.heads, -1).softmax(-1).view(layout)
         rows, row_weights = bilinear_rows(offsets, weights, shapes)
         sampled = F.embedding_bag(
             rows.view(batch * count * self.heads, -1),
-            self.value_proj(tokens).reshape(batch * count * self.heads, width // self.heads),
+            linear(self.value_proj, tokens).reshape(batch * count * self.heads, width // self.heads),
             mode="sum",
             per_sample_weights=row_weights.view(batch * count * self.heads, -1),
         )
-        out: Tensor = self.output_proj(sampled.view(batch, count, width))
-        return out
+        return linear(self.output_proj, sampled.view(batch, count, width))
 
 
 @lru_cache(maxsize=32)

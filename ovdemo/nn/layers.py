@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Activation = Literal["none", "relu", "gelu"]
+
+
+def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
+    """A linear layer and the activation after it (GELU is the exact one): (..., in) -> (..., out).
+
+    Inference on a CPU in float32 is most of the program's time there, and PyTorch's plain path writes the bias, the
+    product and the activation one after the other. oneDNN does all three in one pass through the kernel that
+    ``torch.compile`` uses, a quarter faster and equal within rounding. Everything else takes the plain path.
+    """
+    if _ONE_PASS and x.device.type == "cpu" and x.dtype == torch.float32 and not _is_recorded_or_cast():
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, activation, [], "none")
+        return fused
+    out: Tensor = layer(x)
+    if activation == "none":
+        return out
+    return F.relu(out) if activation == "relu" else F.gelu(out)
+
+
+_ONE_PASS = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _is_recorded_or_cast() -> bool:
+    """The one-pass kernel has no gradient and does not follow autocast."""
+    return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+
+
+class GeluMLP(nn.Module):
+    """timm's two-layer network with an exact GELU between, under the same names (``fc1``, ``fc2``)."""
+
+    def __init__(self, fc1: nn.Linear, fc2: nn.Linear) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = fc1, fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return linear(self.fc2, linear(self.fc1, x, "gelu"))
 
 
 class MLP(nn.Module):
@@ -18,10 +57,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """ReLU after every layer but the last."""
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        out: Tensor = self.layers[-1](x)
-        return out
+        for number, layer in enumerate(self.layers, start=1):
+            x = linear(cast(nn.Linear, layer), x, "relu" if number < len(self.layers) else "none")
+        return x
 
 
 class ConvNorm(nn.Conv2d):

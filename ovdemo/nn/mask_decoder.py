@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovdemo.nn.layers import MLP, Attention
+from ovdemo.nn.layers import MLP, Attention, linear
 from ovdemo.nn.pixel_decoder import PixelFeatures
 from ovdemo.nn.pooling import resize_features
 from ovdemo.nn.position import sine_position
@@ -134,5 +133,5 @@ class FeedForwardLayer(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)."""
-        out: Tensor = self.norm(query + self.linear2(F.relu(self.linear1(query), inplace=True)))
+        out: Tensor = self.norm(query + linear(self.linear2, linear(self.linear1, query, "relu")))
         return out

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdemo.nn.deformable_attention import DeformableAttention, Shapes
-from ovdemo.nn.layers import ConvNorm
+from ovdemo.nn.layers import ConvNorm, linear
 from ovdemo.nn.position import sine_position
 
 
@@ -117,5 +117,5 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, shapes: Shapes) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         tokens = self.norm1(tokens + self.self_attn(tokens + position, tokens, shapes))
-        out: Tensor = self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens), inplace=True)))
+        out: Tensor = self.norm2(tokens + linear(self.linear2, linear(self.linear1, tokens, "relu")))
         return out

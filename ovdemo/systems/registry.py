@@ -87,7 +87,7 @@ _VARIANTS = (
             ClipConfig("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ensemble_on_valid_mask=False
         ),
         # The revision is to be pinned to a commit once the repository can be seen.
-        trained=HubFile("Voxel51/fc-clip", "model.safetensors", size=None),
+        trained=HubFile("Voxel51/fc-clip", "model.safetensors"),
         authors_link="https://drive.google.com/file/d/1-91PIns86vyNaL3CzMmDD39zKGnPMtvj/view",
         trained_megabytes=82.9,
         clip_megabytes=1410,
