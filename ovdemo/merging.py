@@ -21,6 +21,7 @@ from ovdemo.upsampling import tiles
 from ovdemo.vocabulary import Vocabulary
 
 _TOP = 5
+_SLACK = 1e-3  # of a bound on logits: rounding between it and the interpolated values it bounds
 
 Box = tuple[int, int, int, int]
 
@@ -123,9 +124,8 @@ def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
     own = torch.zeros(count, dtype=torch.int64, device=device)
     for tile in tiles(proposals) if count else ():
         low, high = tile.low[kept], tile.high[kept]
-        # The slack covers rounding between a bound and the interpolated value it bounds.
-        may_win = weight * (high + 1e-3).sigmoid() >= (weight * (low - 1e-3).sigmoid()).max()
-        active = (may_win | (high > -1e-3)).nonzero().flatten()
+        may_win = weight * (high + _SLACK).sigmoid() >= (weight * (low - _SLACK).sigmoid()).max()
+        active = (may_win | (high > -_SLACK)).nonzero().flatten()
         probability = tile.logits(kept[active]).sigmoid_()
         own[active] += (probability >= 0.5).flatten(0, 1).sum(0, dtype=torch.int32)
         best, place = probability.mul_(weight[active]).max(-1)
@@ -146,8 +146,8 @@ def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
     coverage = torch.zeros_like(scores.fused)  # (N, C): how much of each class's pixels a proposal covers
     everyone = torch.arange(len(proposals), device=scores.fused.device)
     for tile in tiles(proposals):
-        upper = (tile.high + 1e-3).sigmoid() @ scores.fused
-        lower = (tile.low - 1e-3).sigmoid() @ scores.fused
+        upper = (tile.high + _SLACK).sigmoid() @ scores.fused
+        lower = (tile.low - _SLACK).sigmoid() @ scores.fused
         candidates = (upper >= lower.max()).nonzero().flatten()
         probability = tile.logits(everyone).sigmoid_()
         place = (probability @ scores.fused[:, candidates]).argmax(-1)
@@ -214,7 +214,7 @@ def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]
     masks = torch.zeros((len(queries), *proposals.geometry.picture), dtype=torch.bool, device=queries.device)
     inside = torch.zeros(len(queries), device=queries.device)
     for tile in tiles(proposals):
-        active = (tile.high[queries] > -1e-3).nonzero().flatten()
+        active = (tile.high[queries] > -_SLACK).nonzero().flatten()
         logits = tile.logits(queries[active])
         masks[active, tile.rows, tile.columns] = (logits > 0).permute(2, 0, 1)
         inside[active] += (logits.sigmoid() * (logits > 0)).sum((0, 1))
