@@ -126,8 +126,7 @@ class ConvNeXtTower(ClipTower):
     def stages(self, image: Tensor) -> dict[str, Tensor]:
         """The stem (stride 4, before the first block) and the four stages' outputs, with no extra norm."""
         trunk = self.clip_model.visual.trunk
-        # Channels last: the blocks work on (B, H, W, C), so this spares two copies a block.
-        x = trunk.stem(image.contiguous(memory_format=torch.channels_last))
+        x = trunk.stem(image)
         outputs = {"stem": x}
         for name, stage in zip(STAGES[1:], trunk.stages, strict=True):
             x = outputs[name] = stage(x)
@@ -172,7 +171,7 @@ class ResNetTower(ClipTower):
     def stages(self, image: Tensor) -> dict[str, Tensor]:
         """The stem (stride 2, before its average pool) and the four layers' outputs."""
         visual = self.clip_model.visual
-        x = visual.act1(visual.bn1(visual.conv1(image.contiguous(memory_format=torch.channels_last))))
+        x = visual.act1(visual.bn1(visual.conv1(image)))
         x = visual.act2(visual.bn2(visual.conv2(x)))
         x = visual.act3(visual.bn3(visual.conv3(x)))
         outputs = {"stem": x}

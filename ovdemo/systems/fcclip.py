@@ -93,7 +93,6 @@ class FCCLIP:
     ) -> None:
         """Take a network on its device; ``precision`` is the image tower's, the decoders always run in float32."""
         self.network = network.eval().requires_grad_(False)
-        self.network.backbone.to(memory_format=torch.channels_last)
         self.config = config
         self.resize_rule = config.resize_rule
         self.training_names = training_names
