@@ -17,7 +17,7 @@ from torch import Tensor
 from ovdemo.fusion import Scores
 from ovdemo.segmentation import ClassProbability, Evidence, Mode, Segment, Segmentation
 from ovdemo.systems.base import Proposals
-from ovdemo.upsampling import tiles
+from ovdemo.upsampling import Tile, tiles
 from ovdemo.vocabulary import Vocabulary
 
 _TOP = 5
@@ -121,19 +121,30 @@ def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
     count, device = len(kept), kept.device
     winner = torch.full((height, width), count, dtype=torch.int64, device=device)
     inside = torch.zeros((height, width), dtype=torch.bool, device=device)
-    own = torch.zeros(count, dtype=torch.int64, device=device)
-    for tile in tiles(proposals) if count else ():
-        low, high = tile.low[kept], tile.high[kept]
-        may_win = weight * (high + _SLACK).sigmoid() >= (weight * (low - _SLACK).sigmoid()).max()
-        active = (may_win | (high > -_SLACK)).nonzero().flatten()
+    pieces = list(tiles(proposals)) if count else []
+    for tile in pieces:
+        ceiling = weight * (tile.high[kept] + _SLACK).sigmoid()
+        floor = (weight * (tile.low[kept] - _SLACK).sigmoid()).max()
+        active = (ceiling >= floor).nonzero().flatten()
         probability = tile.logits(kept[active]).sigmoid_()
-        own[active] += (probability >= 0.5).flatten(0, 1).sum(0, dtype=torch.int32)
         best, place = probability.mul_(weight[active]).max(-1)
         winner[tile.rows, tile.columns] = active[place]
         inside[tile.rows, tile.columns] = best >= 0.5 * weight[active[place]]
     won = winner.flatten().bincount(minlength=count + 1)[:count]
     both = winner[inside].bincount(minlength=count + 1)[:count]
+    own = torch.zeros_like(won)
+    own[won > 0] = _mask_areas(pieces, kept[won > 0])
     return _Contest(*(x.cpu().numpy() for x in (winner, inside, won, own, both)))
+
+
+def _mask_areas(pieces: Sequence[Tile], queries: Tensor) -> Tensor:
+    """Pixels of each chosen proposal's own mask, ``sigmoid >= 0.5``, (n,) int64."""
+    areas = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    for tile in pieces if len(queries) else ():
+        some = (tile.high[queries] > -_SLACK).nonzero().flatten()
+        mask = tile.logits(queries[some]).sigmoid_() >= 0.5
+        areas[some] += mask.flatten(0, 1).sum(0, dtype=torch.int32)
+    return areas
 
 
 def _semantic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merging: Merging) -> Segmentation:
