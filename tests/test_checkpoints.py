@@ -6,7 +6,7 @@ import os
 import pickle
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,23 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ovdemo.checkpoints import Expected, MatchReport, match, read_tensors, save_safetensors
-from ovdemo.errors import UserError
+from sentences import failure
 
 PARITY = Path(os.environ.get("OVDEMO_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "parity" / "fcclip"
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.ones(3), "scale": torch.tensor(2.0)}
 IGNORED = ("criterion.*", "pixel_mean", "*.num_batches_tracked")
-
-
-def failure(action: Callable[[], object], *parts: str) -> None:
-    """Check that an action ends in one sentence with these parts."""
-    with pytest.raises(UserError) as caught:
-        action()
-    sentence = str(caught.value)
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    assert ". " not in sentence
-    for part in parts:
-        assert part in sentence
 
 
 def assert_same(actual: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

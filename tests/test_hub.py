@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,25 +15,12 @@ from huggingface_hub import constants
 from hub_server import Answer, CutAfter, HubServer, Swap, aim
 from ovdemo import hub as ovdemo_hub
 from ovdemo.checkpoints import HubFile
-from ovdemo.errors import UserError
 from ovdemo.hub import MissingFileError, fetch, fetch_first, is_cached
+from sentences import failure
 
 ROOT = Path(__file__).resolve().parents[1]
 BODY = bytes(range(256)) * 32  # eight of the fixture's chunks
 FILE = HubFile("someone/weights", "model.safetensors")
-
-
-def failure(action: Callable[[], object], *parts: str) -> UserError:
-    """The error of an action, checked to be one sentence with these parts."""
-    with pytest.raises(UserError) as caught:
-        action()
-    sentence = str(caught.value)
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    assert ". " not in sentence
-    for part in parts:
-        assert part in sentence
-    return caught.value
 
 
 def files_left() -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ovdemo.commands.progress import download_bar
+from ovdemo.commands.model import load_workbench
 from ovdemo.errors import UserError
 from ovdemo.evaluation import (
     CocoPanopticSet,
@@ -24,7 +24,7 @@ from ovdemo.evaluation import (
     report_table,
 )
 from ovdemo.fusion import Fusion
-from ovdemo.workbench import Workbench, load
+from ovdemo.workbench import Workbench
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,16 +32,7 @@ def run(options: argparse.Namespace) -> int:
     sets = open_sets(options)
     if options.random_weights:
         print("RANDOM WEIGHTS: the numbers below mean nothing.", file=sys.stderr)
-    with download_bar() as progress:
-        workbench = load(
-            options.model,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            precision=options.precision,
-            random_weights=options.random_weights,
-            seed=options.seed,
-            progress=progress,
-        )
+    workbench = load_workbench(options)
     reports = [_evaluate(workbench, data, options) for data in sets]
     document = _document(reports, options)
     path = _write(options.out, document)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ovdemo.commands.progress import download_bar
+from ovdemo.commands.model import load_workbench
 from ovdemo.errors import UserError
 from ovdemo.export import export
 from ovdemo.fusion import Fusion
@@ -20,7 +20,7 @@ from ovdemo.images import load_picture
 from ovdemo.merging import Merging
 from ovdemo.segmentation import Segmentation
 from ovdemo.vocabulary import Vocabulary, combine, load_preset, parse_classes, read_vocabulary_file
-from ovdemo.workbench import Workbench, load
+from ovdemo.workbench import Workbench
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,16 +30,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     if options.random_weights:
         print("RANDOM WEIGHTS: the segments and labels below mean nothing.", file=sys.stderr)
-    with download_bar() as progress:
-        workbench = load(
-            options.model,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            precision=options.precision,
-            random_weights=options.random_weights,
-            seed=options.seed,
-            progress=progress,
-        )
+    workbench = load_workbench(options)
     _embed(workbench, vocabulary)
     fusion = Fusion(options.fusion, options.alpha, options.beta)
     merging = Merging(options.mode, options.object_threshold, options.overlap_threshold)
