@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import HERE
-from ovdemo.commands import evaluate
+from ovdemo.commands import evaluate, model
 from ovdemo.errors import UserError
 from ovdemo.evaluation import CocoPanopticSet, IndexSet, SetReport, evaluate_set, find_sets, report_table
 from ovdemo.evaluation.run import spread
@@ -325,7 +325,7 @@ def options(**flags: Any) -> argparse.Namespace:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(evaluate, "load", lambda *_, **__: painted_workbench())
+    monkeypatch.setattr(model, "load", lambda *_, **__: painted_workbench())
     lost = {"id": "lost", "image": "lost.png", "category_id": 1}
     write_set(tmp_path / "sets" / "meadow", [PANOPTIC_ROW, lost], PANOPTIC_FILES)
     out = tmp_path / "out"
