@@ -1,0 +1,308 @@
+"""Training pictures made from photographs: mosaics, crops and pasted cut-outs, all drawn from one generator."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from ovdemo.errors import UserError
+from ovdemo.training.canvas import Canvas, Sprite, cut, cut_ids, jitter_colours
+from ovdemo.training.mentions import without_mentions
+from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
+from ovdemo.training.scenes import Scene
+
+_STEP = 32  # stride of the image tower: cells of a mosaic lie on its grid
+_LABELLED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff", "indoor85"})
+_PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
+_DUPLICATES = {"camvid": 0.15}  # its frames show the same few streets
+_MIN_REGION = 400  # pixels of a region to learn a name from
+_MIN_SHARE = 0.3  # what must stay visible of it
+_MIN_CUTOUT = 300  # pixels in its photograph
+_MAX_STRETCH = 4 / 3
+_TRIES = 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """A segment that can be pasted, and the map that holds it."""
+
+    photo: Photo
+    ids: np.ndarray
+    segment: Segment
+
+
+class Weighted(Generic[T]):
+    """Items to draw from with chances in proportion to their weights."""
+
+    def __init__(self, items: Sequence[T], weights: Iterable[float]) -> None:
+        self.items = items
+        self._sums = np.cumsum(list(weights))
+
+    def draw(self, rng: np.random.Generator) -> T:
+        """One item."""
+        return self.items[int(np.searchsorted(self._sums, rng.random() * self._sums[-1], "right"))]
+
+
+class Balanced(Generic[T]):
+    """Items by concept: each concept is drawn as often as any other, then one of its items."""
+
+    def __init__(self, items: Iterable[tuple[int, T]]) -> None:
+        groups = defaultdict(list)
+        for concept, item in items:
+            groups[concept].append(item)
+        self._groups = [groups[concept] for concept in sorted(groups)]
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def draw(self, rng: np.random.Generator) -> T:
+        """One item."""
+        return _pick(_pick(self._groups, rng), rng)
+
+
+class Composer:
+    """Makes square training pictures of ``side`` pixels from the photographs of a store.
+
+    Every draw comes from the generator passed in, so that equal generators give equal pictures.
+    """
+
+    def __init__(self, store: PhotoStore, side: int) -> None:
+        """Sort the photographs by what they are good for.
+
+        Raises:
+            ValueError: ``side`` is not a multiple of 32.
+        """
+        if side % _STEP:
+            raise ValueError(f"side is {side}; it must be a multiple of {_STEP}")
+        self._side = side
+        self._concepts = store.concepts
+        whole = [(photo.concept, photo) for photo in store.photos if photo.concept >= 0]
+        self._whole = Balanced(whole)
+        self._whole_large = Balanced((concept, photo) for concept, photo in whole if min(photo.pixels.shape[:2]) > 64)
+        self._named_cutouts = Balanced((c.segment.concept, c) for c in _cutouts(store) if c.segment.concept >= 0)
+        self._labelled = _by_rarity([photo for photo in store.photos if photo.folder in _LABELLED])
+        self._plain = [photo for photo in store.photos if photo.folder in _PLAIN]
+        self._captioned = _captioned(store)
+        self._kinds = self._kinds_of_regions()
+
+    def region_scene(self, rng: np.random.Generator) -> Scene:
+        """A picture with named regions only, each of at least 400 pixels; (256, in a mosaic).
+
+        Of a hundred, 55 are mosaics of photographs that show one thing, 30 crops of a labelled photograph, and 15
+        have cut-outs pasted on.
+
+        Raises:
+            UserError: the data have no named regions to show.
+        """
+        for _ in range(_TRIES if self._kinds.items else 0):
+            scene = self._kinds.draw(rng)(rng)
+            if len(scene.masks):
+                return scene
+        raise UserError("The training photographs show too few named regions; use more sets or hold out less.")
+
+    def caption_scene(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """Most of a photograph, (side, side, 3) uint8, and a sentence about it that names nothing held out.
+
+        Raises:
+            UserError: no photograph has such a sentence.
+        """
+        if not self._captioned:
+            raise UserError("The training photographs have no captions; add a set that has some.")
+        photo, captions = _pick(self._captioned, rng)
+        window = _resized_crop(photo, (self._side, self._side), (0.6, 1.0), rng)
+        pixels = cut(photo.pixels, window, (self._side, self._side), flip=_coin(rng))
+        return jitter_colours(pixels, rng), _pick(captions, rng)
+
+    def _kinds_of_regions(self) -> Weighted[Callable[[np.random.Generator], Scene]]:
+        kinds: list[tuple[Callable[[np.random.Generator], Scene], float]] = []
+        if self._whole:
+            kinds.append((self._mosaic_scene, 0.55))
+        if self._labelled.items:
+            kinds.append((self._labelled_scene, 0.30))
+        if self._named_cutouts and (self._labelled.items or self._plain):
+            kinds.append((self._pasted_scene, 0.15))
+        return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
+
+    def _mosaic_scene(self, rng: np.random.Generator) -> Scene:
+        canvas = Canvas(np.zeros((self._side, self._side, 3), np.uint8))
+        for cell in _cells((0, 0, self._side, self._side), 128 if not self._whole_large else 256, rng):
+            self._fill_cell(canvas, cell, rng)
+        return self._named_scene(canvas, 256, rng)
+
+    def _fill_cell(self, canvas: Canvas, cell: Box, rng: np.random.Generator) -> None:
+        x, y, width, height = cell
+        photo = (self._whole if max(width, height) <= 128 else self._whole_large).draw(rng)
+        window, flip = _resized_crop(photo, (width, height), (0.5, 1.0), rng), _coin(rng)
+        place = slice(y, y + height), slice(x, x + width)
+        canvas.pixels[place] = cut(photo.pixels, window, (width, height), flip=flip)
+        mask = np.zeros(canvas.pixels.shape[:2], bool)
+        mask[place] = True
+        ids = next((layer.ids for layer in photo.layers if layer.kind == "cutout"), None)
+        if ids is not None and _coin(rng):
+            shape = cut_ids(ids, window, (width, height), flip=flip) == 1
+            if 16 * np.count_nonzero(shape) >= width * height:
+                mask[place] = shape
+        canvas.add(mask, photo.concept, self._concepts.entries[photo.concept].isthing)
+
+    def _labelled_scene(self, rng: np.random.Generator) -> Scene:
+        return self._named_scene(self._labelled_crop(rng), _MIN_REGION, rng)
+
+    def _pasted_scene(self, rng: np.random.Generator) -> Scene:
+        if self._plain and (not self._labelled.items or _coin(rng)):
+            canvas = _crop_canvas(_pick(self._plain, rng), (), self._side, (0.75, 2.0), rng)
+        else:
+            canvas = self._labelled_crop(rng)
+        for _ in range(rng.integers(1, 7)):
+            _paste(canvas, self._named_cutouts.draw(rng), (32, 200), rng)
+        return self._named_scene(canvas, _MIN_REGION, rng)
+
+    def _labelled_crop(self, rng: np.random.Generator) -> Canvas:
+        photo = self._labelled.draw(rng)
+        return _crop_canvas(photo, photo.layers, self._side, (0.75, 2.0), rng)
+
+    def _named_scene(self, canvas: Canvas, min_area: int, rng: np.random.Generator) -> Scene:
+        canvas.pixels = jitter_colours(canvas.pixels, rng)
+        return canvas.scene(min_area, _MIN_SHARE, named_only=True)
+
+
+def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
+    return items[int(rng.integers(len(items)))]
+
+
+def _coin(rng: np.random.Generator) -> bool:
+    return bool(rng.random() < 0.5)
+
+
+def _between(low: float, high: float, rng: np.random.Generator) -> float:
+    """A factor between two, as often doubled as halved."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _cutouts(store: PhotoStore) -> Iterator[Cutout]:
+    """Single things that are large enough; clothes alone, without who wears them, would look odd."""
+    for photo in store.photos:
+        for layer in photo.layers:
+            if layer.kind in ("instances", "cutout") and layer.ids is not None:
+                for segment in layer.segments:
+                    if segment.is_thing and not segment.crowd and segment.area >= _MIN_CUTOUT:
+                        yield Cutout(photo, layer.ids, segment)
+
+
+def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
+    """Photographs with something named; those of rare concepts come more often."""
+    named = {photo: [s.concept for layer in photo.layers for s in layer.segments if s.concept >= 0] for photo in photos}
+    counts = Counter(concept for concepts in named.values() for concept in concepts)
+    rarity = {concept: count**-0.5 for concept, count in counts.items()}
+    chosen = [photo for photo in photos if named[photo]]
+    return Weighted(
+        chosen, [_DUPLICATES.get(p.folder, 1) * float(np.mean([rarity[c] for c in named[p]])) for p in chosen]
+    )
+
+
+def _captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
+    held_out = [name for index in store.concepts.held_out for name in store.concepts.entries[index].names]
+    kept = [(photo, without_mentions(photo.captions, held_out)) for photo in store.photos if photo.captions]
+    return [(photo, captions) for photo, captions in kept if captions]
+
+
+def _cells(area: Box, largest: int, rng: np.random.Generator) -> Iterator[Box]:
+    """Cut a rectangle into cells of 64 to ``largest`` pixels a side, not much longer than wide, in steps of 32."""
+    x, y, width, height = area
+    longer, shorter = max(width, height), min(width, height)
+    fits = longer <= largest and longer < 2 * shorter
+    if longer < 128 or (fits and rng.random() < (0.1 if longer > 128 else 0.5)):
+        yield area
+        return
+    near = 64 + _STEP * int(rng.integers((longer - 128) // _STEP + 1))
+    if width >= height:
+        yield from _cells((x, y, near, height), largest, rng)
+        yield from _cells((x + near, y, width - near, height), largest, rng)
+    else:
+        yield from _cells((x, y, width, near), largest, rng)
+        yield from _cells((x, y + near, width, height - near), largest, rng)
+
+
+def _resized_crop(photo: Photo, size: tuple[int, int], shares: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A window of a random share of the photograph's area and about the shape of ``size``, (width, height)."""
+    height, width = photo.pixels.shape[:2]
+    area = rng.uniform(*shares) * width * height
+    aspect = size[0] / size[1] * _between(0.8, 1.25, rng)
+    w, h = min(width, round((area * aspect) ** 0.5)), min(height, round((area / aspect) ** 0.5))
+    return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+
+
+def _zoomed_window(photo: Photo, side: int, scales: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A window that comes out magnified by a random factor (large-scale jitter; Ghiasi et al. 2021, section 3).
+
+    Where the photograph is too small for that factor, the window ends at its borders and is stretched a little, so
+    that no part of the picture is blank.
+    """
+    height, width = photo.pixels.shape[:2]
+    wanted = round(side / _between(*scales, rng))
+    w, h = min(wanted, width), min(wanted, height)
+    w, h = min(w, round(_MAX_STRETCH * h)), min(h, round(_MAX_STRETCH * w))
+    return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+
+
+def _crop_canvas(
+    photo: Photo, layers: Sequence[Layer], side: int, scales: tuple[float, float], rng: np.random.Generator
+) -> Canvas:
+    """A random window of a photograph with the segments of the layers, crowds aside."""
+    window, flip = _zoomed_window(photo, side, scales, rng), _coin(rng)
+    canvas = Canvas(cut(photo.pixels, window, (side, side), flip=flip))
+    for layer in layers:
+        ids = None if layer.ids is None else cut_ids(layer.ids, window, (side, side), flip=flip)
+        for segment in layer.segments:
+            if not segment.crowd and _overlap(segment.box, window):
+                mask = _box_mask(segment.box, window, side, flip=flip) if ids is None else ids == segment.id
+                canvas.add(mask, segment.concept, segment.is_thing)
+    return canvas
+
+
+def _overlap(box: Box, window: Box) -> bool:
+    apart_x = box[0] >= window[0] + window[2] or window[0] >= box[0] + box[2]
+    apart_y = box[1] >= window[1] + window[3] or window[1] >= box[1] + box[3]
+    return not (apart_x or apart_y)
+
+
+def _box_mask(box: Box, window: Box, side: int, *, flip: bool) -> np.ndarray:
+    """A rectangle of the photograph, filled, as it comes out in the window."""
+    scale_x, scale_y = side / window[2], side / window[3]
+    left, top = (box[0] - window[0]) * scale_x, (box[1] - window[1]) * scale_y
+    right, bottom = left + box[2] * scale_x, top + box[3] * scale_y
+    mask = np.zeros((side, side), bool)
+    mask[max(0, round(top)) : max(0, round(bottom)), max(0, round(left)) : max(0, round(right))] = True
+    return np.ascontiguousarray(mask[:, ::-1]) if flip else mask
+
+
+def _paste(canvas: Canvas, cutout: Cutout, sizes: tuple[int, int], rng: np.random.Generator) -> None:
+    """Paste an object at a random place, with a longer side of between ``sizes`` pixels (Ghiasi et al. 2021)."""
+    sprite = _sprite(cutout, sizes, rng)
+    height, width = sprite.opacity.shape
+    side = canvas.pixels.shape[0]
+    left, top = (
+        rng.integers(-width // 4, max(1, side - 3 * width // 4)),
+        rng.integers(-height // 4, max(1, side - 3 * height // 4)),
+    )
+    canvas.paste(sprite, int(left), int(top))
+
+
+def _sprite(cutout: Cutout, sizes: tuple[int, int], rng: np.random.Generator) -> Sprite:
+    x, y, width, height = cutout.segment.box
+    longer = max(width, height)
+    # Beyond two and a half times its size a thing is a blur.
+    scale = _between(sizes[0], max(sizes[0] + 1, min(sizes[1], 2.5 * longer)), rng) / longer
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    window, flip = cutout.segment.box, _coin(rng)
+    mask = (cutout.ids[y : y + height, x : x + width] == cutout.segment.id).view(np.uint8) * 255
+    opacity = cv2.GaussianBlur(cut(mask, (0, 0, width, height), size, flip=flip), (3, 3), 0)
+    light = rng.uniform(0.7, 1.3) * rng.uniform(0.95, 1.05, 3)
+    pixels = cv2.transform(cut(cutout.photo.pixels, window, size, flip=flip), np.diag(light).astype(np.float32))
+    return Sprite(np.asarray(pixels), np.asarray(opacity), cutout.segment.concept, cutout.segment.is_thing)
