@@ -1,4 +1,4 @@
-"""Command line: ``python -m ovdemo segment | bench | evaluate | checkpoints``."""
+"""Command line: ``python -m ovdemo segment | bench | evaluate | train | checkpoints``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands.add_parser("segment", help="cut pictures into segments labelled with your words"))
     _add_bench(commands.add_parser("bench", help="time every step on this machine"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a model on labelled pictures"))
+    _add_train(commands.add_parser("train", help="make the embedded model's weights from labelled photographs"))
     _add_checkpoints(commands.add_parser("checkpoints", help="list, fetch, verify and convert weights"))
     return parser
 
@@ -93,6 +94,25 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("out"), metavar="DIR", help="where evaluation.json goes (default: out)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_subparsers(title="parts", required=True, metavar="PART")
+    clip = parts.add_parser(
+        "clip", help="the text tower, then the image tower"
+    )
+    clip.set_defaults(command="train.run_clip")
+    clip.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), metavar="DIR", help="its data.noun")
+    clip.add_argument("--text-minutes", type=float, default=10, help="for the text tower alone (default 10)")
+    segmenter = parts.add_parser("segmenter", help="the decoders, on the frozen tower of OUT/clip.safetensors")
+    segmenter.set_defaults(command="train.run_segmenter")
+    for part in (clip, segmenter):
+        part.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder of data sets")
+        part.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights and curves go")
+        part.add_argument("--minutes", type=float, default=60, help="of training in all; runs go on (default 60)")
+        part.add_argument("--hold-out", type=Path, metavar="FILE", help="concepts never to be named, one a line")
+        part.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+        part.add_argument("--seed", type=int, default=0)
 
 
 def _add_fusion(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
+from ovdemo.training.compose import Composer
 from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
 from ovdemo.training.prefetch import Prefetched
@@ -25,7 +27,8 @@ _LAYER_SCALE = 0.1  # a ConvNeXt's own 1e-6 is for schedules a hundred times lon
 _MAX_LOGIT_SCALE = float(np.log(100))
 _CAPTION_WEIGHT = 0.3
 
-Captioned = tuple[np.ndarray, int]
+_SCENES, _CAPTIONED = 16, 2  # of a step
+_OTHERS = 511  # captions that each photograph's own is told from
 
 
 class ImageTrainee:
@@ -38,26 +41,28 @@ class ImageTrainee:
     def __init__(
         self,
         tower: ClipTower,
-        draw: Callable[[np.random.Generator], tuple[list[Scene], list[Captioned]]],
+        composer: Composer,
         *,
         wordings: Tensor,
         alike: Tensor,
         held_out: frozenset[int],
-        captions: Tensor,
+        captions: Mapping[str, Tensor],
         seed: int,
     ) -> None:
         """Take the tower and what it learns from.
 
         Args:
             tower: text trained, image part fresh.
-            draw: makes one batch: scenes, and photographs (S, S, 3) with the index of their caption.
+            composer: draws scenes with named regions, and captioned photographs.
             wordings: (V, M, D) unit vectors of the concepts.
             alike: (V, V) bool, pairs that are never each other's wrong answer.
             held_out: concepts that are nobody's wrong answer either.
-            captions: (K, D) unit vectors of all captions.
+            captions: (D,) unit vector of every caption that may be drawn.
             seed: of the batches and the wordings.
         """
-        self._tower, self._wordings, self._captions = tower, wordings, captions
+        self._tower, self._wordings = tower, wordings
+        self._place = {caption: i for i, caption in enumerate(captions)}
+        self._captions = torch.stack(list(captions.values()))
         self._ignored = alike.clone()
         self._ignored[:, list(held_out)] = True
         visual = tower.clip_model.visual
@@ -68,7 +73,7 @@ class ImageTrainee:
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED))
         self._optimiser = adamw(tower.clip_model, _DECAY)
-        self._batches = Prefetched(draw, seed)
+        self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
         self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
         self._std = torch.tensor(PIXEL_STD, device=self._device)[:, None, None]
@@ -79,18 +84,16 @@ class ImageTrainee:
         set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
         naming, right = self._naming_loss(dense[: len(scenes)], scenes, random)
-        losses = {"naming": naming}
-        if captioned:
-            losses["captions"] = self._caption_loss(dense[len(scenes) :], [index for _, index in captioned], random)
-        total = naming + _CAPTION_WEIGHT * losses.get("captions", naming.new_zeros(()))
+        places = [self._place[caption] for _, caption in captioned]
+        telling = self._caption_loss(dense[len(scenes) :], places, random)
         self._optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        (naming + _CAPTION_WEIGHT * telling).backward()
         trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self._optimiser.step()
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         self._average.update_parameters(self._tower.clip_model.visual)
-        return {name: loss.item() for name, loss in losses.items()} | {"named right": right}
+        return {"naming": naming.item(), "captions": telling.item(), "named right": right}
 
     def _dense(self, pictures: list[np.ndarray]) -> Tensor:
         """Pictures (S, S, 3) -> res5 (B, C, S / 32, S / 32)."""
@@ -125,8 +128,8 @@ class ImageTrainee:
         return self._tower.embed_masks(dense, logits)[0]
 
     def _caption_loss(self, dense: Tensor, indices: list[int], random: np.random.Generator) -> Tensor:
-        """Each photograph's own caption among 511 random others."""
-        others = torch.from_numpy(random.integers(len(self._captions), size=511))
+        """Each photograph's own caption among random others."""
+        others = torch.from_numpy(random.integers(len(self._captions), size=_OTHERS))
         everywhere = torch.ones(1, 1, *dense.shape[-2:], device=self._device).expand(len(dense), -1, -1, -1)
         embeddings = F.normalize(self._tower.embed_masks(dense, everywhere)[:, 0], dim=-1)
         rows = torch.cat([self._captions[indices], self._captions[others]]).to(self._device)
@@ -154,3 +157,8 @@ class ImageTrainee:
         tensors = dict(self._tower.clip_model.state_dict())
         tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
+
+
+def _draw(composer: Composer, random: np.random.Generator) -> tuple[list[Scene], list[tuple[np.ndarray, str]]]:
+    scenes = [composer.region_scene(random) for _ in range(_SCENES)]
+    return scenes, [composer.caption_scene(random) for _ in range(_CAPTIONED)]

@@ -89,7 +89,7 @@ class Composer:
         self._named_cutouts = Balanced((c.segment.concept, c) for c in _cutouts(store) if c.segment.concept >= 0)
         self._labelled = _by_rarity([photo for photo in store.photos if photo.folder in _LABELLED])
         self._plain = [photo for photo in store.photos if photo.folder in _PLAIN]
-        self._captioned = _captioned(store)
+        self._captioned = captioned(store)
         self._kinds = self._kinds_of_regions()
 
     def region_scene(self, rng: np.random.Generator) -> Scene:
@@ -206,7 +206,8 @@ def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
     )
 
 
-def _captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
+def captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
+    """Photographs with those of their captions that name nothing held out; none without any."""
     held_out = [name for index in store.concepts.held_out for name in store.concepts.entries[index].names]
     kept = [(photo, without_mentions(photo.captions, held_out)) for photo in store.photos if photo.captions]
     return [(photo, captions) for photo, captions in kept if captions]

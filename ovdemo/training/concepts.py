@@ -84,8 +84,8 @@ class Concepts:
         listed = np.zeros((len(self), len(folders)), bool)
         for (folder, _), index in self._places.items():
             listed[index, folders.index(folder)] = True
-        apart: np.ndarray = (listed[:, None] & listed[None]).any(-1)
-        return apart
+        apart: Any = (listed[:, None] & listed[None]).any(-1)
+        return np.asarray(apart)
 
     def vocabulary(self, indices: Iterable[int] | None = None) -> Vocabulary:
         """Classes of the chosen concepts (default: all), each under its first name."""

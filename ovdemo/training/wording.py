@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovdemo.nn.clip import ClipTower
+from ovdemo.training.compose import captioned
 from ovdemo.training.concepts import Concepts
+from ovdemo.training.photos import PhotoStore
 from ovdemo.vocabulary import VILD_14, EmbeddingCache, TextEmbedder
 
 WORDINGS = 6  # of each concept; the first is what inference uses: its first name in all prompt templates
@@ -28,6 +30,13 @@ def word_concepts(tower: ClipTower, concepts: Concepts, seed: int) -> Tensor:
             prompts.append(template.replace("{}", random.choice(names)))
     others = functional.normalize(tower.encode_prompts(prompts), dim=-1).unflatten(0, (len(concepts), -1))
     return torch.cat([usual.cpu()[:, None], others], 1)
+
+
+def word_captions(tower: ClipTower, store: PhotoStore) -> dict[str, Tensor]:
+    """Unit vector (D,) of each caption that names nothing held out."""
+    captions = list(dict.fromkeys(caption for _, captions in captioned(store) for caption in captions))
+    rows = functional.normalize(tower.encode_prompts(captions), dim=-1)
+    return dict(zip(captions, rows, strict=True))
 
 
 def may_mean_the_same(concepts: Concepts, rows: Tensor) -> Tensor:

@@ -1,0 +1,106 @@
+"""``python -m ovdemo train clip | segmenter``: make the embedded weights from labelled photographs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ovdemo.checkpoints import read_tensors, save_safetensors
+from ovdemo.loading import resolve_device
+from ovdemo.nn.clip import ClipTower, clip_tower
+from ovdemo.paths import cache_dir
+from ovdemo.systems.registry import EMBEDDED
+from ovdemo.training.alignment import ImageTrainee
+from ovdemo.training.compose import Composer
+from ovdemo.training.concepts import Concepts
+from ovdemo.training.loop import Trainee, train
+from ovdemo.training.photos import PhotoStore
+from ovdemo.training.phrases import read_phrases
+from ovdemo.training.text import TextTrainee, install_text
+from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
+
+_SIDE = 256  # pixels of a training scene
+_TEXT, _CLIP = "text.safetensors", "clip.safetensors"
+
+
+def run_clip(options: argparse.Namespace) -> int:
+    """Train the text tower, then the image tower; write ``OUT/clip.safetensors``."""
+    concepts, tower = _prepare(options)
+    text = options.out / _TEXT
+    if not text.exists():
+        with _bar("asking the teacher") as advance:
+            phrases = read_phrases(options.data, options.wordnet, concepts)
+            student = TextTrainee(tower, phrases, cache_dir() / "training", options.seed, advance)
+        _train(student, options.out, "text", options.text_minutes)
+        save_safetensors(student.result(), text, {})
+    install_text(tower, read_tensors(text))
+    trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options.seed)
+    _train(trainee, options.out, "image", options.minutes)
+    save_safetensors(trainee.result(), options.out / _CLIP, {})
+    return 0
+
+
+def _image_trainee(tower: ClipTower, concepts: Concepts, store: PhotoStore, seed: int) -> ImageTrainee:
+    wordings = word_concepts(tower, concepts, seed)
+    return ImageTrainee(
+        tower,
+        Composer(store, _SIDE),
+        wordings=wordings,
+        alike=may_mean_the_same(concepts, wordings[:, 0]),
+        held_out=concepts.held_out,
+        captions=word_captions(tower, store),
+        seed=seed,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> tuple[Concepts, ClipTower]:
+    """The concepts, and a fresh CLIP on its device."""
+    held_out = options.hold_out.read_text("utf-8").split("\n") if options.hold_out else []
+    concepts = Concepts.read(options.data, [name.strip() for name in held_out if name.strip()])
+    device = resolve_device(options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    return concepts, clip_tower(EMBEDDED.clip).to(device)
+
+
+def _photos(data: Path, concepts: Concepts) -> PhotoStore:
+    with _bar("decoding photographs") as advance:
+        return PhotoStore.open(data, cache_dir() / "training", concepts, progress=advance)
+
+
+def _train(trainee: Trainee, out: Path, name: str, minutes: float) -> None:
+    """Train with a bar in percent that shows the latest losses."""
+    with tqdm(total=100, desc=f"training {name}", unit="%", file=sys.stderr, bar_format=_BAR) as bar:
+
+        def report(share: float, losses: dict[str, float]) -> None:
+            bar.set_postfix({key: f"{value:.3f}" for key, value in losses.items()}, refresh=False)
+            bar.update(round(100 * share, 1) - bar.n)
+
+        train(trainee, out, name, minutes, report)
+
+
+_BAR = "{desc}: {percentage:5.1f}% |{bar:20}| {elapsed}<{remaining} {postfix}"
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that appears with the first call of what it gives."""
+    bar: tqdm | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, desc=title, file=sys.stderr)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
