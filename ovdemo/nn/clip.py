@@ -92,10 +92,11 @@ class ClipTower(nn.Module):
 
         Prompts longer than the context are truncated, as CLIP's tokenizer does.
         """
-        rows = [self._encode_batch(prompts[i : i + _PROMPTS_A_BATCH]) for i in range(0, len(prompts), _PROMPTS_A_BATCH)]
+        rows = [self.embed_prompts(prompts[i : i + _PROMPTS_A_BATCH]) for i in range(0, len(prompts), _PROMPTS_A_BATCH)]
         return torch.cat(rows).float().cpu() if rows else torch.zeros(0, self.width)
 
-    def _encode_batch(self, prompts: Sequence[str]) -> Tensor:
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """One batch of :meth:`encode_prompts` on the tower's device, with gradients where those are recorded."""
         clip = self.clip_model
         tokens = self.tokenizer(list(prompts)).to(clip.text_projection.device)
         end = tokens.argmax(-1)

@@ -10,7 +10,10 @@ import open_clip
 
 from ovdemo.checkpoints import HubFile
 from ovdemo.errors import UserError
+from ovdemo.images import ResizeRule
 from ovdemo.nn.clip import ClipConfig
+from ovdemo.nn.mask_decoder import MaskDecoderConfig
+from ovdemo.nn.pixel_decoder import PixelDecoderConfig
 from ovdemo.systems.fcclip import FCCLIPConfig
 
 CLIP_PREFIX = "backbone.clip_model."
@@ -78,6 +81,29 @@ def _resnet(name: str, drive_id: str, trained: float, clip: float, published: Pu
         published=published,
     )
 
+
+# Small enough for two cores and a repository: an 4.8 M parameter ConvNeXt and decoders a third as wide.
+EMBEDDED = FCCLIPConfig(
+    ClipConfig(
+        "ovdemo-convnext-femto",
+        "embedded",
+        architecture={
+            "embed_dim": 256,
+            "vision_cfg": {
+                "timm_model_name": "convnext_femto",
+                "timm_model_pretrained": False,
+                "timm_pool": "",
+                "timm_proj": "linear",
+                "image_size": 256,
+            },
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4},
+        },
+    ),
+    ensemble_on_valid_mask=False,
+    pixel_decoder=PixelDecoderConfig(width=96, mask_width=96, layers=3, heads=4, feedforward=384),
+    mask_decoder=MaskDecoderConfig(queries=64, width=96, mask_width=96, layers=6, heads=4, feedforward=384),
+    resize_rule=ResizeRule(short_side=384, long_side=640),
+)
 
 _VARIANTS = (
     Variant(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovdemo.errors import UserError
 from ovdemo.evaluation.members import read_json
 from ovdemo.vocabulary import Vocabulary, VocabularyClass, infer_kind
@@ -75,6 +77,15 @@ class Concepts:
         """Index of what a data set calls ``name``; :data:`NAMELESS` if unknown or held out."""
         index = self._places.get((folder, name or ""), NAMELESS)
         return NAMELESS if index in self.held_out else index
+
+    def told_apart(self) -> np.ndarray:
+        """(V, V) bool: pairs that some data set lists as different classes; the diagonal is true."""
+        folders = sorted({folder for folder, _ in self._places})
+        listed = np.zeros((len(self), len(folders)), bool)
+        for (folder, _), index in self._places.items():
+            listed[index, folders.index(folder)] = True
+        apart: np.ndarray = (listed[:, None] & listed[None]).any(-1)
+        return apart
 
     def vocabulary(self, indices: Iterable[int] | None = None) -> Vocabulary:
         """Classes of the chosen concepts (default: all), each under its first name."""

@@ -1,0 +1,156 @@
+"""The image tower: it learns to place what a mask covers where the frozen text tower places its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ovdemo.nn.clip import ClipTower
+from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
+from ovdemo.training.concepts import NAMELESS
+from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
+from ovdemo.training.prefetch import Prefetched
+from ovdemo.training.scenes import Scene
+
+_PEAK = 2e-3
+_DECAY = 0.05
+_AVERAGED = 0.998  # of the weights' moving average a step
+_LAYER_SCALE = 0.1  # a ConvNeXt's own 1e-6 is for schedules a hundred times longer
+_MAX_LOGIT_SCALE = float(np.log(100))
+_CAPTION_WEIGHT = 0.3
+
+Captioned = tuple[np.ndarray, int]
+
+
+class ImageTrainee:
+    """Aligns a CLIP's image tower to its frozen text tower (:class:`~ovdemo.training.loop.Trainee`).
+
+    Features are pooled under each mask exactly as inference pools them (FC-CLIP, section 3.3) and classified among all
+    concepts by cosine, with a learned temperature; whole captioned photographs are told from other captions.
+    """
+
+    def __init__(
+        self,
+        tower: ClipTower,
+        draw: Callable[[np.random.Generator], tuple[list[Scene], list[Captioned]]],
+        *,
+        wordings: Tensor,
+        alike: Tensor,
+        held_out: frozenset[int],
+        captions: Tensor,
+        seed: int,
+    ) -> None:
+        """Take the tower and what it learns from.
+
+        Args:
+            tower: text trained, image part fresh.
+            draw: makes one batch: scenes, and photographs (S, S, 3) with the index of their caption.
+            wordings: (V, M, D) unit vectors of the concepts.
+            alike: (V, V) bool, pairs that are never each other's wrong answer.
+            held_out: concepts that are nobody's wrong answer either.
+            captions: (K, D) unit vectors of all captions.
+            seed: of the batches and the wordings.
+        """
+        self._tower, self._wordings, self._captions = tower, wordings, captions
+        self._ignored = alike.clone()
+        self._ignored[:, list(held_out)] = True
+        visual = tower.clip_model.visual
+        for name, parameter in tower.clip_model.named_parameters():
+            parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
+            if name.endswith(".gamma"):
+                parameter.data.fill_(_LAYER_SCALE)
+        visual.to(memory_format=torch.channels_last)
+        self._average = AveragedModel(visual, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED))
+        self._optimiser = adamw(tower.clip_model, _DECAY)
+        self._batches = Prefetched(draw, seed)
+        self._device = tower.clip_model.text_projection.device
+        self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
+        self._std = torch.tensor(PIXEL_STD, device=self._device)[:, None, None]
+
+    def step(self, share: float) -> dict[str, float]:
+        """One batch of scenes and captioned photographs."""
+        (scenes, captioned), random = self._batches.next()
+        set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
+        dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
+        naming, right = self._naming_loss(dense[: len(scenes)], scenes, random)
+        losses = {"naming": naming}
+        if captioned:
+            losses["captions"] = self._caption_loss(dense[len(scenes) :], [index for _, index in captioned], random)
+        total = naming + _CAPTION_WEIGHT * losses.get("captions", naming.new_zeros(()))
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        self._optimiser.step()
+        self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
+        self._average.update_parameters(self._tower.clip_model.visual)
+        return {name: loss.item() for name, loss in losses.items()} | {"named right": right}
+
+    def _dense(self, pictures: list[np.ndarray]) -> Tensor:
+        """Pictures (S, S, 3) -> res5 (B, C, S / 32, S / 32)."""
+        pixels = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
+        image = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            dense = self._tower.stages(image)["res5"]
+        return dense.float()
+
+    def _naming_loss(self, dense: Tensor, scenes: list[Scene], random: np.random.Generator) -> tuple[Tensor, float]:
+        named = [scene.concepts != NAMELESS for scene in scenes]
+        concepts = torch.from_numpy(np.concatenate([s.concepts[keep] for s, keep in zip(scenes, named, strict=True)]))
+        pooled = [
+            self._embed(dense[i : i + 1], scene.masks[keep])
+            for i, (scene, keep) in enumerate(zip(scenes, named, strict=True))
+            if keep.any()
+        ]
+        embeddings = F.normalize(torch.cat(pooled), dim=-1)
+        wording = torch.from_numpy(random.integers(self._wordings.shape[1], size=len(self._wordings)))
+        classes = self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
+        logits = self._tower.clip_model.logit_scale.exp() * embeddings @ classes.T
+        logits = logits.masked_fill(self._ignored[concepts].to(self._device), float("-inf"))
+        target = concepts.to(self._device)
+        return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean().item()
+
+    def _embed(self, dense: Tensor, masks: np.ndarray) -> Tensor:
+        """Embeddings (R, D) of masks (R, S, S); each pools the cells that it covers at least half as well as its best,
+        so that a small mask still pools something.
+        """
+        area = F.avg_pool2d(torch.from_numpy(masks).float().to(self._device)[None], SIZE_DIVISOR)
+        logits = area - 0.5 * area.amax((-2, -1), keepdim=True)
+        return self._tower.embed_masks(dense, logits)[0]
+
+    def _caption_loss(self, dense: Tensor, indices: list[int], random: np.random.Generator) -> Tensor:
+        """Each photograph's own caption among 511 random others."""
+        others = torch.from_numpy(random.integers(len(self._captions), size=511))
+        everywhere = torch.ones(1, 1, *dense.shape[-2:], device=self._device).expand(len(dense), -1, -1, -1)
+        embeddings = F.normalize(self._tower.embed_masks(dense, everywhere)[:, 0], dim=-1)
+        rows = torch.cat([self._captions[indices], self._captions[others]]).to(self._device)
+        logits = self._tower.clip_model.logit_scale.exp() * embeddings @ rows.T
+        return F.cross_entropy(logits, torch.arange(len(indices), device=self._device))
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`~ovdemo.training.loop.Trainee`."""
+        return {
+            "tensors": self._tower.clip_model.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "batches": self._batches.made,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See :class:`~ovdemo.training.loop.Trainee`."""
+        self._tower.clip_model.load_state_dict(state["tensors"])
+        self._average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._batches.skip_to(state["batches"])
+
+    def result(self) -> dict[str, Tensor]:
+        """The whole CLIP's tensors under open_clip's names, the image tower's averaged over the last steps."""
+        tensors = dict(self._tower.clip_model.state_dict())
+        tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}

@@ -1,0 +1,118 @@
+"""The text tower: it learns the geometry of a sentence encoder over nouns, glosses, class names and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdemo.nn.clip import ClipTower
+from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
+from ovdemo.training.phrases import Phrases
+from ovdemo.training.teacher import Projection, teach
+from ovdemo.vocabulary import VILD_14
+
+_PEAK = 1e-3
+_DECAY = 0.01
+_BATCH = {"nouns": 128, "classes": 128, "glosses": 32, "captions": 96}  # texts of each kind in a step
+_NAMES = ("nouns", "classes")
+_TEMPLATED = 0.7  # of the names; the others stay bare
+_TOKEN_LENGTH = 0.5  # of a token's first vector, about as long as CLIP's own random ones
+_END = "</w>"  # how the tokenizer marks a token that ends a word
+_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+
+Progress = Callable[[int, int], None]
+
+
+class TextTrainee:
+    """Distils the teacher into a CLIP's text tower (:class:`~ovdemo.training.loop.Trainee`).
+
+    The loss is one minus the cosine between the tower's embedding of a text and the teacher's projected one. A name
+    within a prompt template has the target of the bare name, so that templates do not move it.
+    """
+
+    def __init__(self, tower: ClipTower, phrases: Phrases, cache: Path, seed: int, progress: Progress) -> None:
+        """Take the tower, whose text part starts anew, and ask the teacher for all targets.
+
+        Raises:
+            UserError: the teacher is not installed.
+        """
+        self._tower = tower
+        self._random = np.random.default_rng(seed)
+        self._texts = phrases.all
+        place = {text: i for i, text in enumerate(self._texts)}
+        self._members = {kind: np.array([place[text] for text in getattr(phrases, kind)]) for kind in _BATCH}
+        rows = teach(self._texts, cache, progress)
+        project = Projection.fit(rows[np.concatenate([self._members[kind] for kind in _NAMES])], tower.width)
+        self._targets = project(rows).to(tower.clip_model.text_projection.device)
+        self._start_tokens(project, cache, progress)
+        for name, parameter in tower.clip_model.named_parameters():
+            parameter.requires_grad_(name.startswith(_PREFIXES))
+        self._optimiser = adamw(tower.clip_model, _DECAY)
+
+    def _start_tokens(self, project: Projection, cache: Path, progress: Progress) -> None:
+        """Start each token that is a whole word at the teacher's vector of that word: most nouns are one or two tokens,
+        and those that training texts seldom hold are then not left random.
+        """
+        tokenizer, weight = self._tower.tokenizer, self._tower.clip_model.token_embedding.weight
+        words = {token: text.removesuffix(_END) for text, token in tokenizer.encoder.items() if text.endswith(_END)}
+        words = {token: word for token, word in words.items() if word.isalpha() and word.isascii()}
+        vectors = project(teach(tuple(words.values()), cache, progress))
+        width = min(vectors.shape[1], weight.shape[1])
+        weight.data[list(words), :width] = _TOKEN_LENGTH * vectors[:, :width].to(weight)
+
+    def step(self, share: float) -> dict[str, float]:
+        """One batch of texts of all kinds."""
+        prompts, targets = self._draw()
+        set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
+        with torch.autocast(targets.device.type, torch.bfloat16):
+            made = self._tower.embed_prompts(prompts)
+        loss = 1 - F.cosine_similarity(made.float(), targets).mean()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        self._optimiser.step()
+        return {"one minus cosine": loss.item()}
+
+    def _draw(self) -> tuple[list[str], Tensor]:
+        places, prompts = [], []
+        for kind, count in _BATCH.items():
+            chosen = self._random.choice(self._members[kind], count)
+            places.append(chosen)
+            for i in chosen:
+                templated = kind in _NAMES and self._random.random() < _TEMPLATED
+                template = self._random.choice(VILD_14.templates) if templated else "{}"
+                prompts.append(template.replace("{}", self._texts[i]))
+        return prompts, self._targets[torch.from_numpy(np.concatenate(places)).to(self._targets.device)]
+
+    def state(self) -> dict[str, Any]:
+        """See :class:`~ovdemo.training.loop.Trainee`."""
+        return {
+            "tensors": self.result(),
+            "optimiser": self._optimiser.state_dict(),
+            "random": self._random.bit_generator.state,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See :class:`~ovdemo.training.loop.Trainee`."""
+        install_text(self._tower, state["tensors"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._random.bit_generator.state = state["random"]
+
+    def result(self) -> dict[str, Tensor]:
+        """The text tower's tensors under open_clip's names."""
+        tensors = self._tower.clip_model.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name.startswith(_PREFIXES)}
+
+
+def install_text(tower: ClipTower, tensors: dict[str, Tensor]) -> None:
+    """Put a trained text tower into a CLIP, leaving its image tower as it is."""
+    unexpected = tower.clip_model.load_state_dict(tensors, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"not a text tower of this size: {unexpected[0]}")
