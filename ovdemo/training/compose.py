@@ -20,7 +20,7 @@ _STEP = 32  # stride of the image tower: cells of a mosaic lie on its grid
 _MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
 _LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
-_DUPLICATES = {"camvid": 0.15}  # its frames show the same few streets
+_WEIGHTS = {"camvid": 0.4, "ccp": 0.5}  # sets of many photographs of the same few streets, or of one person each
 _MIN_REGION = 400  # pixels of a region to learn a name from
 _MIN_MASK = 64  # pixels of a mask to learn a shape from
 _MIN_SHARE = 0.3  # what must stay visible of it
@@ -105,7 +105,7 @@ class Composer:
         self._drafts = self._kinds_of_drafts()
 
     def region_scene(self, rng: np.random.Generator) -> Scene:
-        """A picture with named regions only, each of at least 400 pixels; (256, in a mosaic).
+        """A picture with named regions only, each of at least 400 pixels (256 in a mosaic).
 
         Of a hundred, 55 are mosaics of photographs that show one thing, 30 crops of a labelled photograph, and 15
         have cut-outs pasted on.
@@ -239,7 +239,7 @@ class Composer:
 
 def _is_large(photo: Photo) -> bool:
     """Whether it bears being shown at more than 128 pixels a side."""
-    return min(photo.pixels.shape[0], photo.pixels.shape[1]) > 64
+    return bool(min(photo.pixels.shape[:2]) > 64)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
@@ -270,7 +270,7 @@ def _has_outline(segment: Segment, size: tuple[int, ...]) -> bool:
     """Whether an automatic cut-out follows an object; where it fills its box or the photograph, the cut failed."""
     x, y, width, height = segment.box
     touched = (x == 0) + (y == 0) + (x + width == size[1]) + (y + height == size[0])
-    return touched < 3 and segment.area < _FILLED * width * height
+    return bool(touched < 3 and segment.area < _FILLED * width * height)
 
 
 def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
@@ -279,9 +279,7 @@ def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
     counts = Counter(concept for concepts in shown.values() for concept in concepts)
     rarity = {concept: count**-0.5 for concept, count in counts.items()}
     chosen = [photo for photo in photos if shown[photo]]
-    return Weighted(
-        chosen, [_DUPLICATES.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen]
-    )
+    return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen])
 
 
 def captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
