@@ -10,6 +10,7 @@ import numpy as np
 from ovdemo.training.photos import Box
 from ovdemo.training.scenes import Scene
 
+_TWINS = 0.9  # intersection over union
 _LUMA = np.array([0.299, 0.587, 0.114])
 _ACROSS = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # turns colours about the grey axis
 
@@ -76,6 +77,14 @@ class Canvas:
             mask[place] = region.mask
             self.regions.append(replace(region, mask=mask))
 
+    def drop_twins(self) -> None:
+        """Of regions with almost the same pixels keep the first, such as a bag that is marked as a purse too."""
+        kept: list[Region] = []
+        for region in self.regions:
+            if not any(_are_twins(region, other) for other in kept):
+                kept.append(region)
+        self.regions = kept
+
     def scene(self, min_area: int, min_share: float, *, named_only: bool) -> Scene:
         """What is left to see.
 
@@ -101,6 +110,13 @@ class Canvas:
         return Scene(self.pixels, masks, concepts, np.array([region.is_thing for region in kept], bool), labelled)
 
 
+def _are_twins(one: Region, other: Region) -> bool:
+    if min(one.whole, other.whole) < _TWINS * max(one.whole, other.whole):
+        return False
+    common = np.count_nonzero(one.mask & other.mask)
+    return bool(common >= _TWINS * (one.whole + other.whole - common))
+
+
 def cut(pixels: np.ndarray, window: Box, size: tuple[int, int], *, flip: bool) -> np.ndarray:
     """The (x, y, width, height) ``window`` of uint8 pixels or opacities, resized to ``size``, (width, height)."""
     shrinks = size[0] < window[2] or size[1] < window[3]
@@ -120,7 +136,7 @@ def _cut(values: np.ndarray, window: Box, size: tuple[int, int], interpolation: 
 
 def jitter_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change brightness, contrast, saturation and, mildly, hue; one picture in twenty turns grey, one in ten soft."""
-    brightness, contrast, saturation = rng.uniform(0.7, 1.3), rng.uniform(0.7, 1.3), rng.uniform(0.6, 1.4)
+    brightness, contrast, saturation = rng.uniform(0.75, 1.25), rng.uniform(0.75, 1.25), rng.uniform(0.6, 1.4)
     if rng.random() < 0.05:
         saturation = 0.0
     angle = rng.uniform(-0.2, 0.2)  # radians

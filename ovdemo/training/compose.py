@@ -17,14 +17,19 @@ from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
 from ovdemo.training.scenes import Scene
 
 _STEP = 32  # stride of the image tower: cells of a mosaic lie on its grid
-_LABELLED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff", "indoor85"})
+_MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
+_LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
-_DUPLICATES = {"camvid": 0.15}  # its frames show the same few streets
+_WEIGHTS = {"camvid": 0.4, "ccp": 0.5}  # sets of many photographs of the same few streets, or of one person each
 _MIN_REGION = 400  # pixels of a region to learn a name from
+_MIN_MASK = 64  # pixels of a mask to learn a shape from
 _MIN_SHARE = 0.3  # what must stay visible of it
 _MIN_CUTOUT = 300  # pixels in its photograph
+_FILLED = 0.88  # share of a box above which a cut-out is the box itself
 _MAX_STRETCH = 4 / 3
 _TRIES = 20
+
+_Draft = Callable[[int, np.random.Generator], Canvas]  # makes a canvas of a side
 
 T = TypeVar("T")
 
@@ -85,15 +90,22 @@ class Composer:
         self._concepts = store.concepts
         whole = [(photo.concept, photo) for photo in store.photos if photo.concept >= 0]
         self._whole = Balanced(whole)
-        self._whole_large = Balanced((concept, photo) for concept, photo in whole if min(photo.pixels.shape[:2]) > 64)
+        self._whole_large = Balanced((concept, photo) for concept, photo in whole if _is_large(photo))
+        objects = [(p.concept, p) for p in store.photos if any(layer.kind == "cutout" for layer in p.layers)]
+        self._objects = Balanced(objects)
+        self._objects_large = Balanced((concept, photo) for concept, photo in objects if _is_large(photo))
+        self._cutouts = Balanced((cutout.segment.concept, cutout) for cutout in _cutouts(store))
         self._named_cutouts = Balanced((c.segment.concept, c) for c in _cutouts(store) if c.segment.concept >= 0)
         self._labelled = _by_rarity([photo for photo in store.photos if photo.folder in _LABELLED])
+        self._masked = _by_rarity([photo for photo in store.photos if photo.folder in _MASKED])
+        self._regions = [p for p in store.photos if any(layer.kind == "regions" for layer in p.layers)]
         self._plain = [photo for photo in store.photos if photo.folder in _PLAIN]
         self._captioned = captioned(store)
         self._kinds = self._kinds_of_regions()
+        self._drafts = self._kinds_of_drafts()
 
     def region_scene(self, rng: np.random.Generator) -> Scene:
-        """A picture with named regions only, each of at least 400 pixels; (256, in a mosaic).
+        """A picture with named regions only, each of at least 400 pixels (256 in a mosaic).
 
         Of a hundred, 55 are mosaics of photographs that show one thing, 30 crops of a labelled photograph, and 15
         have cut-outs pasted on.
@@ -106,6 +118,25 @@ class Composer:
             if len(scene.masks):
                 return scene
         raise UserError("The training photographs show too few named regions; use more sets or hold out less.")
+
+    def panoptic_scene(self, rng: np.random.Generator) -> Scene:
+        """A crowded picture with all that is marked in it, named or not, each mask of at least 64 pixels.
+
+        A crop of a photograph, or in one of five pictures four crops at half size, with up to eight cut-outs on top.
+
+        Raises:
+            UserError: the data have no masks to show.
+        """
+        for _ in range(_TRIES if self._drafts.items else 0):
+            canvas = self._four_drafts(rng) if rng.random() < 0.2 else self._drafts.draw(rng)(self._side, rng)
+            canvas.drop_twins()
+            for _ in range(rng.integers(0, 9) if self._cutouts else 0):
+                _paste(canvas, self._cutouts.draw(rng), (24, 220), rng)
+            canvas.pixels = jitter_colours(canvas.pixels, rng)
+            scene = canvas.scene(_MIN_MASK, 0, named_only=False)
+            if len(scene.masks):
+                return scene
+        raise UserError("The training photographs show too few masks; use more sets.")
 
     def caption_scene(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """Most of a photograph, (side, side, 3) uint8, and a sentence about it that names nothing held out.
@@ -129,6 +160,40 @@ class Composer:
         if self._named_cutouts and (self._labelled.items or self._plain):
             kinds.append((self._pasted_scene, 0.15))
         return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
+
+    def _kinds_of_drafts(self) -> Weighted[_Draft]:
+        kinds: list[tuple[_Draft, float]] = []
+        if self._masked.items:
+            kinds.append((self._masked_draft, 0.75))
+        if self._regions:
+            kinds.append((self._regions_draft, 0.12))
+        if self._objects_large:
+            kinds.append((self._object_draft, 0.13))
+        return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
+
+    def _four_drafts(self, rng: np.random.Generator) -> Canvas:
+        canvas, half = Canvas(np.zeros((self._side, self._side, 3), np.uint8)), self._side // 2
+        for left, top in ((0, 0), (half, 0), (0, half), (half, half)):
+            canvas.embed(self._drafts.draw(rng)(half, rng), left, top)
+        return canvas
+
+    def _masked_draft(self, side: int, rng: np.random.Generator) -> Canvas:
+        photo = self._masked.draw(rng)
+        return _crop_canvas(photo, photo.layers, side, self._scales(side), rng)
+
+    def _regions_draft(self, side: int, rng: np.random.Generator) -> Canvas:
+        photo = _pick(self._regions, rng)
+        level = _pick([layer for layer in photo.layers if layer.kind == "regions"], rng)
+        return _crop_canvas(photo, [level], side, self._scales(side), rng)
+
+    def _object_draft(self, side: int, rng: np.random.Generator) -> Canvas:
+        photo = (self._objects if side <= 128 else self._objects_large).draw(rng)
+        shapes = [layer for layer in photo.layers if layer.kind == "cutout"]
+        return _crop_canvas(photo, shapes, side, self._scales(side), rng)
+
+    def _scales(self, side: int) -> tuple[float, float]:
+        """A smaller canvas shows as much of a photograph as a full one."""
+        return 0.6 * side / self._side, 2.0 * side / self._side
 
     def _mosaic_scene(self, rng: np.random.Generator) -> Scene:
         canvas = Canvas(np.zeros((self._side, self._side, 3), np.uint8))
@@ -172,6 +237,11 @@ class Composer:
         return canvas.scene(min_area, _MIN_SHARE, named_only=True)
 
 
+def _is_large(photo: Photo) -> bool:
+    """Whether it bears being shown at more than 128 pixels a side."""
+    return bool(min(photo.pixels.shape[:2]) > 64)
+
+
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
@@ -186,24 +256,30 @@ def _between(low: float, high: float, rng: np.random.Generator) -> float:
 
 
 def _cutouts(store: PhotoStore) -> Iterator[Cutout]:
-    """Single things that are large enough; clothes alone, without who wears them, would look odd."""
+    """Single things that can be pasted; clothes alone, without who wears them, would look odd."""
     for photo in store.photos:
         for layer in photo.layers:
             if layer.kind in ("instances", "cutout") and layer.ids is not None:
                 for segment in layer.segments:
-                    if segment.is_thing and not segment.crowd and segment.area >= _MIN_CUTOUT:
+                    whole = layer.kind != "cutout" or _has_outline(segment, layer.ids.shape)
+                    if whole and segment.is_thing and not segment.crowd and segment.area >= _MIN_CUTOUT:
                         yield Cutout(photo, layer.ids, segment)
 
 
+def _has_outline(segment: Segment, size: tuple[int, ...]) -> bool:
+    """Whether an automatic cut-out follows an object; where it fills its box or the photograph, the cut failed."""
+    x, y, width, height = segment.box
+    touched = (x == 0) + (y == 0) + (x + width == size[1]) + (y + height == size[0])
+    return bool(touched < 3 and segment.area < _FILLED * width * height)
+
+
 def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
-    """Photographs with something named; those of rare concepts come more often."""
-    named = {photo: [s.concept for layer in photo.layers for s in layer.segments if s.concept >= 0] for photo in photos}
-    counts = Counter(concept for concepts in named.values() for concept in concepts)
+    """Photographs with something marked; those of rare concepts come more often."""
+    shown = {photo: [s.concept for layer in photo.layers for s in layer.segments] for photo in photos}
+    counts = Counter(concept for concepts in shown.values() for concept in concepts)
     rarity = {concept: count**-0.5 for concept, count in counts.items()}
-    chosen = [photo for photo in photos if named[photo]]
-    return Weighted(
-        chosen, [_DUPLICATES.get(p.folder, 1) * float(np.mean([rarity[c] for c in named[p]])) for p in chosen]
-    )
+    chosen = [photo for photo in photos if shown[photo]]
+    return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen])
 
 
 def captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
@@ -288,11 +364,9 @@ def _paste(canvas: Canvas, cutout: Cutout, sizes: tuple[int, int], rng: np.rando
     sprite = _sprite(cutout, sizes, rng)
     height, width = sprite.opacity.shape
     side = canvas.pixels.shape[0]
-    left, top = (
-        rng.integers(-width // 4, max(1, side - 3 * width // 4)),
-        rng.integers(-height // 4, max(1, side - 3 * height // 4)),
-    )
-    canvas.paste(sprite, int(left), int(top))
+    left = int(rng.integers(-width // 4, max(1, side - 3 * width // 4)))
+    top = int(rng.integers(-height // 4, max(1, side - 3 * height // 4)))
+    canvas.paste(sprite, left, top)
 
 
 def _sprite(cutout: Cutout, sizes: tuple[int, int], rng: np.random.Generator) -> Sprite:
@@ -304,6 +378,6 @@ def _sprite(cutout: Cutout, sizes: tuple[int, int], rng: np.random.Generator) ->
     window, flip = cutout.segment.box, _coin(rng)
     mask = (cutout.ids[y : y + height, x : x + width] == cutout.segment.id).view(np.uint8) * 255
     opacity = cv2.GaussianBlur(cut(mask, (0, 0, width, height), size, flip=flip), (3, 3), 0)
-    light = rng.uniform(0.7, 1.3) * rng.uniform(0.95, 1.05, 3)
+    light = rng.uniform(0.75, 1.25) * rng.uniform(0.95, 1.05, 3)
     pixels = cv2.transform(cut(cutout.photo.pixels, window, size, flip=flip), np.diag(light).astype(np.float32))
     return Sprite(np.asarray(pixels), np.asarray(opacity), cutout.segment.concept, cutout.segment.is_thing)
