@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLOORS = [
     {"__main__"},
     {"commands"},
+    {"training"},
     {"evaluation", "bench", "__init__"},
     {"workbench"},
     {"merging", "export"},
