@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,15 @@ from tiny import tiny_config
 
 SIDE = 64
 COLOURS = ((220, 40, 40), (40, 200, 40), (40, 60, 220), (230, 220, 60))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A tiny network's steps are too short to share out: waiting for a busy core costs more than it gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_attention_has_the_gradients_of_grid_sampling() -> None:
@@ -198,7 +208,6 @@ def test_a_nameless_scene_without_full_labels_teaches_masks_only() -> None:
     unsure = replace(SCENES[0], concepts=np.full(4, NAMELESS), labelled=np.zeros((SIDE, SIDE), bool))
     got = losses(unsure, everything_named())
     assert (got["bce"] > 0).all()
-    # Only a query whose mask is empty may still be void, and no query is called anything.
     named = losses(replace(unsure, concepts=SCENES[0].concepts), everything_named())
     assert (named["class"] > 0).all()
     assert not torch.equal(named["class"], got["class"])
