@@ -98,9 +98,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(title="parts", required=True, metavar="PART")
-    clip = parts.add_parser(
-        "clip", help="the text tower, then the image tower"
-    )
+    clip = parts.add_parser("clip", help="the text tower, then the image tower")
     clip.set_defaults(command="train.run_clip")
     clip.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), metavar="DIR", help="its data.noun")
     clip.add_argument("--text-minutes", type=float, default=10, help="for the text tower alone (default 10)")
