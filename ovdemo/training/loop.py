@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -109,7 +110,7 @@ def adamw(module: nn.Module, decay: float) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -168,7 +169,7 @@ def _resume(trainee: Trainee, checkpoint: Path) -> tuple[float, int]:
         saved = torch.load(checkpoint, weights_only=True)
         trainee.restore(saved["trainee"])
         return float(saved["seconds"]), int(saved["steps"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{checkpoint} is not a checkpoint of this training; remove it to start anew.") from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
@@ -70,8 +71,10 @@ class TextTrainee:
         """One batch of texts of all kinds."""
         prompts, targets = self._draw()
         set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
-        with torch.autocast(targets.device.type, torch.bfloat16):
-            made = self._tower.embed_prompts(prompts)
+        # Plain attention: the fused kernel's backward is slow on a CPU for sequences of ten tokens.
+        with torch.autocast(targets.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            # Kind by kind: names are a quarter as long as sentences, and a batch is as long as its longest text.
+            made = torch.cat([self._tower.embed_prompts(texts) for texts in prompts])
         loss = 1 - F.cosine_similarity(made.float(), targets).mean()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -80,15 +83,18 @@ class TextTrainee:
         self._optimiser.step()
         return {"one minus cosine": loss.item()}
 
-    def _draw(self) -> tuple[list[str], Tensor]:
-        places, prompts = [], []
+    def _draw(self) -> tuple[list[list[str]], Tensor]:
+        """Texts by kind, and the targets (n, D) of all of them."""
+        places: list[np.ndarray] = []
+        prompts: list[list[str]] = []
         for kind, count in _BATCH.items():
             chosen = self._random.choice(self._members[kind], count)
             places.append(chosen)
+            prompts.append([])
             for i in chosen:
                 templated = kind in _NAMES and self._random.random() < _TEMPLATED
                 template = self._random.choice(VILD_14.templates) if templated else "{}"
-                prompts.append(template.replace("{}", self._texts[i]))
+                prompts[-1].append(template.replace("{}", self._texts[i]))
         return prompts, self._targets[torch.from_numpy(np.concatenate(places)).to(self._targets.device)]
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Training of the small CLIP: the text tower follows its teacher, the image tower follows the text tower."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ovdemo.errors import UserError
+from ovdemo.nn.clip import ClipTower, clip_tower
+from ovdemo.training import teacher, text
+from ovdemo.training.alignment import ImageTrainee
+from ovdemo.training.concepts import Concept, Concepts
+from ovdemo.training.phrases import Phrases, read_phrases
+from ovdemo.training.scenes import Scene
+from ovdemo.training.teacher import Projection, teach
+from ovdemo.training.text import TextTrainee, install_text
+from ovdemo.training.wording import WORDINGS, may_mean_the_same, word_concepts
+from tiny import tiny_config
+
+PHRASES = Phrases(
+    nouns=("cat", "kitten", "red car", "house"),
+    glosses=("a small animal", "what people live in"),
+    classes=("cat", "street"),
+    captions=("A cat sits in a house .",),
+)
+COLOURS = {"ruby": (220, 30, 30), "emerald": (30, 200, 40), "sapphire": (30, 40, 220), "coal": (20, 20, 20)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small lose more by sharing their work than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fake_teach(texts, cache, progress=None) -> torch.Tensor:
+    """A unit vector a text, from the letters alone."""
+    rows = [np.random.default_rng(list(words.encode())).normal(size=48) for words in texts]
+    return functional.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
+
+
+def make_tower(seed: int = 0) -> ClipTower:
+    torch.manual_seed(seed)
+    return clip_tower(tiny_config().clip)
+
+
+def make_text_trainee(tower: ClipTower, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TextTrainee:
+    monkeypatch.setattr(text, "teach", fake_teach)
+    monkeypatch.setattr(text, "_BATCH", {"nouns": 6, "classes": 4, "glosses": 2, "captions": 2})
+    return TextTrainee(tower, PHRASES, tmp_path, 0, lambda done, total: None)
+
+
+def test_the_text_tower_learns_and_leaves_the_image_tower_alone(monkeypatch, tmp_path) -> None:
+    tower = make_tower()
+    before = {name: x.clone() for name, x in tower.clip_model.state_dict().items()}
+    trainee = make_text_trainee(tower, monkeypatch, tmp_path)
+    losses = [trainee.step(0.3)["one minus cosine"] for _ in range(60)]
+    assert np.mean(losses[-5:]) < 0.4 * losses[0]
+    trained = trainee.result()
+    assert not any(name.startswith("visual.") for name in trained)
+    after = tower.clip_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("visual."))
+    fresh = make_tower(seed=5)
+    install_text(fresh, trained)
+    words = ["a photo of a cat.", "street"]
+    assert torch.equal(fresh.encode_prompts(words), tower.encode_prompts(words))
+
+
+def test_the_text_tower_goes_on_as_if_it_had_not_stopped(monkeypatch, tmp_path) -> None:
+    first = make_text_trainee(make_tower(), monkeypatch, tmp_path)
+    first.step(0.1)
+    torch.save(first.state(), tmp_path / "state.pt")
+    wanted = [first.step(0.2), first.step(0.3)]
+    second = make_text_trainee(make_tower(seed=1), monkeypatch, tmp_path)
+    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [second.step(0.2), second.step(0.3)] == wanted
+
+
+def test_the_projection_keeps_what_tells_texts_apart() -> None:
+    random = torch.Generator().manual_seed(0)
+    plane = torch.randn(200, 3, generator=random) @ torch.randn(3, 20, generator=random)
+    shared = torch.randn(20, generator=random) * 9
+    project = Projection.fit(plane + shared, 3)
+    centred = plane - plane.mean(0)
+    wanted = functional.normalize(centred, dim=-1)
+    made = project(plane + shared)
+    torch.testing.assert_close(made @ made.T, wanted @ wanted.T, atol=1e-4, rtol=0)
+
+
+def test_the_teacher_is_asked_once(monkeypatch, tmp_path) -> None:
+    asked = []
+
+    def encode(texts, progress):
+        asked.append(texts)
+        return np.ones((len(texts), 4), np.float16)
+
+    monkeypatch.setattr(teacher, "_encode", encode)
+    assert teach(["a", "b"], tmp_path).shape == (2, 4)
+    assert teach(["a", "b"], tmp_path).dtype == torch.float32
+    teach(["a", "c"], tmp_path)
+    assert asked == [["a", "b"], ["a", "c"]]
+
+
+def test_phrases_come_from_wordnet_captions_and_class_names(tmp_path) -> None:
+    (tmp_path / "data.noun").write_text(
+        "  1 a licence\n"
+        '00001740 05 n 02 tabby_cat 0 Felis_catus 0 000 | a striped cat; "the tabby slept"  \n'
+        "00001741 09 n 01 thought 0 000 | not to be seen  \n"
+    )
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/index.jsonl").write_text(
+        '{"split": "train", "captions": ["A dog ."]}\n{"split": "val", "captions": ["A secret ."]}\n'
+    )
+    (tmp_path / "set/captions_text.txt").write_text("A bird .\nA dog .\n")
+    concepts = Concepts([Concept(("ruby", "red stone"), True)], {})
+    phrases = read_phrases(tmp_path, tmp_path, concepts)
+    assert phrases.nouns == ("tabby cat",)
+    assert phrases.glosses == ("a striped cat",)
+    assert phrases.captions == ("A dog .", "A bird .")
+    assert {"ruby", "red stone", "person"} <= set(phrases.classes)
+    assert len(set(phrases.all)) == len(phrases.all)
+    with pytest.raises(UserError, match="--wordnet"):
+        read_phrases(tmp_path, tmp_path / "none", concepts)
+
+
+def make_concepts(held_out=()) -> Concepts:
+    entries = [Concept((name,), isthing=True) for name in COLOURS]
+    places = {("stones", "ruby"): 0, ("stones", "emerald"): 1, ("others", "sapphire"): 2, ("others", "coal"): 3}
+    return Concepts(entries, places, held_out)
+
+
+class Patches:
+    """Draws pictures of two coloured halves, and captions that name the colour of the whole."""
+
+    def region_scene(self, random: np.random.Generator) -> Scene:
+        left, right = random.choice(3, 2, replace=False)
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        masks = np.zeros((2, 64, 64), bool)
+        for mask, concept, place in zip(masks, (left, right), (np.s_[:, :32], np.s_[:, 32:]), strict=True):
+            pixels[place] = list(COLOURS.values())[concept]
+            mask[place] = True
+        return Scene(pixels, masks, np.array([left, right]), np.ones(2, bool), np.ones((64, 64), bool))
+
+    def caption_scene(self, random: np.random.Generator) -> tuple[np.ndarray, str]:
+        name = random.choice(list(COLOURS))
+        return np.full((64, 64, 3), COLOURS[name], np.uint8), f"all {name}"
+
+
+def make_image_trainee(held_out: tuple[str, ...] = (), seed: int = 0) -> ImageTrainee:
+    tower, concepts = make_tower(seed), make_concepts(held_out)
+    rows = torch.eye(4, 32)
+    return ImageTrainee(
+        tower,
+        Patches(),  # type: ignore[arg-type]
+        wordings=rows[:, None].expand(-1, 2, -1),
+        alike=torch.zeros(4, 4, dtype=torch.bool),
+        held_out=concepts.held_out,
+        captions={f"all {name}": row for name, row in zip(COLOURS, rows, strict=True)},
+        seed=0,
+    )
+
+
+@pytest.mark.slow
+def test_the_image_tower_learns_to_name_regions() -> None:
+    trainee = make_image_trainee()
+    right = [trainee.step(0.05)["named right"] for _ in range(25)]
+    assert np.mean(right[-4:]) > 0.9
+    tensors = trainee.result()
+    assert "attn_mask" not in tensors
+    assert set(tensors) == set(make_tower().clip_model.state_dict()) - {"attn_mask"}
+
+
+def test_the_image_tower_goes_on_as_if_it_had_not_stopped(tmp_path) -> None:
+    first = make_image_trainee()
+    first.step(0.1)
+    torch.save(first.state(), tmp_path / "state.pt")
+    wanted = first.step(0.2)
+    second = make_image_trainee(seed=1)
+    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.step(0.2) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_what_is_held_out_or_means_the_same_is_never_a_wrong_answer() -> None:
+    trainee = make_image_trainee(held_out=("coal",))
+    assert trainee._ignored[:, 3].all()
+    assert not trainee._ignored[:, :3].any()
+    rows = functional.normalize(torch.tensor([[1.0, 0], [1, 0.1], [0.9, 0.1], [0, 1]]), dim=-1)
+    pairs = may_mean_the_same(make_concepts(), rows)
+    # ruby and emerald are near each other, but one set tells them apart; sapphire is of another set.
+    assert pairs.nonzero().tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
+
+
+def test_wordings_start_with_what_inference_uses() -> None:
+    tower = make_tower()
+    concepts = Concepts([Concept(("cat", "Felis catus", "kitty"), isthing=True)], {})
+    rows = word_concepts(tower, concepts, seed=0)
+    assert rows.shape == (1, WORDINGS, 32)
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, WORDINGS))
+    assert concepts.entries[0].spoken == ("cat", "kitty")
+    again = word_concepts(tower, replace_names(concepts, ("cat",)), seed=0)
+    torch.testing.assert_close(rows[:, 0], again[:, 0])
+
+
+def replace_names(concepts: Concepts, names: tuple[str, ...]) -> Concepts:
+    return Concepts([replace(concepts.entries[0], names=names)], {})
