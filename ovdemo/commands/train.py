@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +16,26 @@ from ovdemo.checkpoints import read_tensors, save_safetensors
 from ovdemo.loading import resolve_device
 from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
+from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.systems.registry import EMBEDDED
 from ovdemo.training.alignment import ImageTrainee
-from ovdemo.training.compose import Composer
+from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
 from ovdemo.training.loop import Trainee, train
 from ovdemo.training.photos import PhotoStore
 from ovdemo.training.phrases import read_phrases
+from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.text import TextTrainee, install_text
 from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
 
 _SIDE = 256  # pixels of a training scene
-_TEXT, _CLIP = "text.safetensors", "clip.safetensors"
+_TEXT, _CLIP, _WEIGHTS = "text.safetensors", "clip.safetensors", "fcclip-embedded.safetensors"
 
 
 def run_clip(options: argparse.Namespace) -> int:
     """Train the text tower, then the image tower; write ``OUT/clip.safetensors``."""
-    concepts, tower = _prepare(options)
+    concepts = _concepts(options)
+    tower = clip_tower(EMBEDDED.clip).to(resolve_device(options.device))
     text = options.out / _TEXT
     if not text.exists():
         with _bar("asking the teacher") as advance:
@@ -43,6 +47,23 @@ def run_clip(options: argparse.Namespace) -> int:
     trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options.seed)
     _train(trainee, options.out, "image", options.minutes)
     save_safetensors(trainee.result(), options.out / _CLIP, {})
+    return 0
+
+
+def run_segmenter(options: argparse.Namespace) -> int:
+    """Train the decoders on the tower of ``OUT/clip.safetensors``; write ``OUT/fcclip-embedded.safetensors``."""
+    concepts = _concepts(options)
+    network = FCCLIPNetwork(EMBEDDED).to(resolve_device(options.device))
+    network.backbone.clip_model.load_state_dict(read_tensors(options.out / _CLIP))
+    store = _photos(options.data, concepts)
+    wordings = word_concepts(network.backbone, concepts, options.seed)
+    trained = maskable(store)
+    composer = Composer(store, _SIDE)
+    trainer = SegmenterTrainer(network, wordings, trained, composer.panoptic_scene, seed=options.seed)
+    _train(trainer, options.out, "segmenter", options.minutes)
+    network.load_state_dict(trainer.result(), strict=False)
+    names = [name for index in np.flatnonzero(trained) for name in concepts.entries[index].spoken]
+    save_safetensors(network.state_dict(), options.out / _WEIGHTS, {"training_names": json.dumps(names)})
     return 0
 
 
@@ -59,14 +80,12 @@ def _image_trainee(tower: ClipTower, concepts: Concepts, store: PhotoStore, seed
     )
 
 
-def _prepare(options: argparse.Namespace) -> tuple[Concepts, ClipTower]:
-    """The concepts, and a fresh CLIP on its device."""
-    held_out = options.hold_out.read_text("utf-8").split("\n") if options.hold_out else []
-    concepts = Concepts.read(options.data, [name.strip() for name in held_out if name.strip()])
-    device = resolve_device(options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
+def _concepts(options: argparse.Namespace) -> Concepts:
+    """The concepts of the data without those held out; also seeds PyTorch and makes the output folder."""
     torch.manual_seed(options.seed)
-    return concepts, clip_tower(EMBEDDED.clip).to(device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    held_out = options.hold_out.read_text("utf-8").splitlines() if options.hold_out else []
+    return Concepts.read(options.data, [name for name in held_out if name])
 
 
 def _photos(data: Path, concepts: Concepts) -> PhotoStore:

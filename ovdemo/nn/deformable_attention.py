@@ -8,10 +8,13 @@ differentiable kernel, without materialising the samples; on a CPU it is several
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csc_array
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ovdemo.nn.layers import linear
 
@@ -62,13 +65,48 @@ class DeformableAttention(nn.Module):
         offsets = linear(self.sampling_offsets, query).view(*layout, 2)
         weights = linear(self.attention_weights, query).view(batch, count, self.heads, -1).softmax(-1).view(layout)
         rows, row_weights = bilinear_rows(offsets, weights, shapes)
-        sampled = F.embedding_bag(
-            rows.view(batch * count * self.heads, -1),
+        sampled = sum_rows(
             linear(self.value_proj, tokens).reshape(batch * count * self.heads, width // self.heads),
-            mode="sum",
-            per_sample_weights=row_weights.view(batch * count * self.heads, -1),
+            rows.view(batch * count * self.heads, -1),
+            row_weights.view(batch * count * self.heads, -1),
         )
         return linear(self.output_proj, sampled.view(batch, count, width))
+
+
+def sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows: table (N, C), rows (M, K) int32, weights (M, K) -> (M, C)."""
+    if table.device.type == "cpu" and torch.is_grad_enabled():
+        out: Tensor = _SumRows.apply(table, rows, weights)
+        return out
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+
+class _SumRows(torch.autograd.Function):
+    """``embedding_bag`` with a gradient for the table that does not sort.
+
+    PyTorch's own sorts all M * K row numbers first, which takes twenty times as long on a CPU as adding up. The
+    gradient is one sparse product: the rows of an (M, N) matrix, read as columns, are its transpose.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+        table, rows, weights = ctx.saved_tensors
+        starts = torch.arange(len(rows) + 1, dtype=torch.int32) * rows.shape[1]
+        transposed = csc_array(
+            (weights.detach().numpy().ravel(), rows.numpy().ravel(), starts.numpy()), shape=(len(table), len(rows))
+        )
+        to_table = torch.from_numpy(transposed @ gradient.numpy())
+        owner = torch.arange(len(rows), dtype=torch.int32).repeat_interleave(rows.shape[1])
+        to_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            gradient.contiguous(), table, rows.flatten(), starts[:-1], owner, 0
+        )
+        return to_table, None, to_weights.view_as(weights)
 
 
 @lru_cache(maxsize=32)
@@ -111,24 +149,35 @@ def bilinear_rows(offsets: Tensor, weights: Tensor, shapes: Shapes) -> tuple[Ten
     """
     batch, count, heads = offsets.shape[:3]
     device = offsets.device
-    cell, fraction = (x[:, None] for x in reference_places(shapes, device))  # (T, 1, levels, 1, xy)
-    size = torch.tensor([(w, h) for h, w in shapes], device=device, dtype=torch.int32)[:, None]  # (levels, 1, xy)
+    cells, fractions = (x[:, None] for x in reference_places(shapes, device))  # (T, 1, levels, 1, xy)
+    heights, widths = torch.tensor(shapes, device=device, dtype=torch.int32)[..., None].unbind(1)  # (levels, 1)
     start = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=device).cumsum(0).to(torch.int32)
-    shift = offsets + fraction
-    corner = shift.floor()
-    fraction = shift - corner
-    corner = corner.to(torch.int32) + cell
-    # Both neighbours along each axis: index, clamped into the map, and weight, zero where it lay outside.
-    near = torch.stack((corner, corner + 1), -1)  # (..., xy, 2)
-    inside = near.clamp(min=torch.zeros_like(size)[..., None], max=(size - 1)[..., None])
-    share = torch.stack((1 - fraction, fraction), -1).mul_(inside == near)
-    column, line = inside.unbind(-2)
-    column_share, line_share = share.unbind(-2)
-    line = line * size[..., :1] + start[:, None, None]
-    rows = line.unsqueeze(-1) + column.unsqueeze(-2)
-    row_weights = (line_share * weights.unsqueeze(-1)).unsqueeze(-1) * column_share.unsqueeze(-2)
+    columns, column_shares = _neighbours(offsets[..., 0], cells[..., 0], fractions[..., 0], widths)
+    lines, line_shares = _neighbours(offsets[..., 1], cells[..., 1], fractions[..., 1], heights)
     # The table interleaves heads, and stacks the pictures of the batch.
-    first = torch.arange(batch, device=device, dtype=torch.int32)[:, None, None, None] * count
-    head = torch.arange(heads, device=device, dtype=torch.int32)[:, None]
-    rows = (rows.flatten(3) + first).mul_(heads).add_(head)
-    return rows, row_weights.flatten(3)
+    first = torch.arange(batch, device=device, dtype=torch.int32)[:, None, None, None, None] * count
+    head = torch.arange(heads, device=device, dtype=torch.int32)[:, None, None]
+    columns = [column * heads for column in columns]
+    lines = [(line * widths + (start[:, None] + first)) * heads + head for line in lines]
+    line_shares = [share * weights for share in line_shares]
+    # Four planes side by side rather than a last axis of two by two: every operation above runs over long rows.
+    rows = torch.cat([(line + column).flatten(3) for line in lines for column in columns], -1)
+    row_weights = torch.cat([(line * column).flatten(3) for line in line_shares for column in column_shares], -1)
+    return rows, row_weights
+
+
+def _neighbours(offset: Tensor, cell: Tensor, fraction: Tensor, length: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The two cells along one axis that a sample lies between, clamped into the map, and the share of each.
+
+    A cell outside the map has the share zero. Gradients reach the offset through the shares alone.
+    """
+    shift = offset + fraction
+    corner = shift.detach().floor()
+    fraction = shift - corner
+    low = corner.to(torch.int32) + cell
+    indices, shares = [], []
+    for index, share in ((low, 1 - fraction), (low + 1, fraction)):
+        clamped = index.clamp(min=torch.zeros_like(length), max=length - 1)
+        indices.append(clamped)
+        shares.append(share * (clamped == index))
+    return indices, shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ovdemo.nn.layers import MLP, Attention, linear
@@ -52,13 +53,15 @@ class MaskDecoder(nn.Module):
         from masks predicted at stride 4 and resized in every layer.
         """
         memory, position = self._memory(pixels)
-        guides = [resize_features(pixels.mask_features, x.shape[-2:]) for x in pixels.memory]
+        with torch.no_grad():  # attention masks are yes or no: nothing to learn through them
+            guides = [resize_features(pixels.mask_features, x.shape[-2:]) for x in pixels.memory]
         query = self.query_feat.weight.expand(pixels.mask_features.shape[0], -1, -1)
         query_position = self.query_embed.weight
         states = [self.decoder_norm(query)]
         for layer in range(len(self.transformer_ffn_layers)):
             level = layer % 3
-            allowed = attention_mask(self.predict_masks(states[-1], guides[level]))
+            with torch.no_grad():
+                allowed = attention_mask(self.predict_masks(states[-1], guides[level]))
             query = self.transformer_cross_attention_layers[layer](
                 query, query_position, memory[level], position[level], allowed
             )

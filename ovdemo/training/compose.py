@@ -282,6 +282,14 @@ def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
     return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen])
 
 
+def maskable(store: PhotoStore) -> np.ndarray:
+    """(V,) bool: concepts with a mask, made by people or cut out automatically."""
+    named = np.zeros(len(store.concepts), bool)
+    masks = (layer for photo in store.photos for layer in photo.layers if layer.kind != "boxes")
+    named[[segment.concept for layer in masks for segment in layer.segments if segment.concept >= 0]] = True
+    return named
+
+
 def captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
     """Photographs with those of their captions that name nothing held out; none without any."""
     held_out = [name for index in store.concepts.held_out for name in store.concepts.entries[index].names]

@@ -28,6 +28,11 @@ class Concept:
         """The first name."""
         return self.names[0]
 
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """The names that people use. Latin ones, which are capitalised, would be most of some animals' names."""
+        return (self.name, *(name for name in self.names[1:] if name.islower()))
+
 
 class Concepts:
     """All concepts of a data folder; the index of a concept is its place here."""

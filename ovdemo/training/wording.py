@@ -23,11 +23,9 @@ def word_concepts(tower: ClipTower, concepts: Concepts, seed: int) -> Tensor:
     usual = TextEmbedder(tower, VILD_14, EmbeddingCache(None)).embed(concepts.vocabulary()).rows
     prompts = []
     for concept in concepts.entries:
-        # Latin names are capitalised; nobody types them, and they would be most of some animals' names.
-        names = [name for name in concept.names if name.islower()] or [concept.name]
         for _ in range(WORDINGS - 1):
             template = random.choice(VILD_14.templates) if random.random() < 0.7 else "{}"
-            prompts.append(template.replace("{}", random.choice(names)))
+            prompts.append(template.replace("{}", random.choice(concept.spoken)))
     others = functional.normalize(tower.encode_prompts(prompts), dim=-1).unflatten(0, (len(concepts), -1))
     return torch.cat([usual.cpu()[:, None], others], 1)
 

@@ -1,0 +1,275 @@
+"""Training of a small FC-CLIP's decoders on a frozen tower (Yu et al. 2023, section 4.1, "Training Strategy").
+
+The recipe is Mask2Former's with two changes for partly labelled, thin data. Regions without a name supervise masks
+only; and a query that nothing was matched to is told "no object" only where a picture's labels are complete.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovdemo.nn.pixel_decoder import DeformableTransformer, PixelFeatures
+from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, FCCLIPNetwork
+from ovdemo.training.losses import (
+    VOID_WEIGHT,
+    bce_loss,
+    class_logits,
+    class_loss,
+    dice_loss,
+    sample_features,
+    sample_labels,
+    sample_logits,
+    uncertain_points,
+    void_weights,
+)
+from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assign, matching_cost
+from ovdemo.training.scenes import Scene
+from ovdemo.training.words import StepWords, Words
+
+Draw = Callable[[np.random.Generator], Scene]
+
+POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
+PEAK_RATE = 5e-4  # five times FC-CLIP's: the decoders are small and start from nothing
+WARM_UP = 0.03  # share of the schedule
+WEIGHT_DECAY = 0.05
+# Mask2Former clips at 0.01. AdamW does not see a constant factor, so clipping only evens steps out; at 0.01 the
+# second moments would sink towards the optimiser's epsilon.
+GRADIENT_NORM = 1.0
+AVERAGING = 0.998
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Scenes side by side.
+
+    Attributes:
+        pixels: (B, 3, S, S) float32, normalised for the tower.
+        masks: (R, S, S) bool, the regions of all pictures one after the other.
+        counts: number of regions of each picture.
+        concepts: (R,) int64.
+        labelled: (B, S / 4, S / 4) float, the labelled share of each cell of a mask.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    counts: list[int]
+    concepts: np.ndarray
+    labelled: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Which query shows which region, (N,) int64 each, over all pictures and decoder states.
+
+    Attributes:
+        picture: index in the batch.
+        query: index among the queries of all states, ``state * Q + query``.
+        region: index among the regions of the batch.
+    """
+
+    picture: Tensor
+    query: Tensor
+    region: Tensor
+
+
+class SegmenterTrainer:
+    """Trains pixel decoder, mask decoder, void embedding and temperature of a network whose tower stays as it is.
+
+    The same seed and the same shares of the schedule give the same weights.
+
+    Args:
+        network: on its device; its tower is switched to evaluation and frozen.
+        text: (V, M, D) float32 unit text embeddings, M variants of each concept.
+        trained: (V,) bool, concepts that may be named.
+        draw: gives one scene.
+        batch: scenes a step.
+        seed: of scenes, words and points.
+    """
+
+    def __init__(
+        self, network: FCCLIPNetwork, text: Tensor, trained: np.ndarray, draw: Draw, *, batch: int = 8, seed: int = 0
+    ) -> None:
+        self.network = network
+        self._device = network.void_embedding.weight.device
+        network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._words, self._draw, self._batch = Words(text, trained), draw, batch
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._weights = {name: x for name, x in network.named_parameters() if x.requires_grad}
+        self._average = {name: x.detach().clone() for name, x in self._weights.items()}
+        self._optimiser = torch.optim.AdamW(_decayed(network), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        self._states = len(network.sem_seg_head.predictor.transformer_ffn_layers) + 1
+        self._steps = 0
+
+    def step(self, share: float) -> dict[str, float]:
+        """One optimiser step at progress ``share`` (0..1) of the schedule.
+
+        Returns:
+            ``total``, the sum over all decoder states, and the unweighted ``class``, ``bce`` and ``dice`` of the last.
+        """
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(share)
+        batch = collate([self._draw(self._rng) for _ in range(self._batch)], self._device)
+        words = self._words.draw(batch.concepts, self._rng)
+        losses = self.losses(batch, words)
+        weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
+        total = weighted.sum()
+        self._optimiser.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(self._weights.values(), GRADIENT_NORM)
+        self._optimiser.step()
+        self._follow()
+        return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
+
+    def losses(self, batch: Batch, words: StepWords) -> dict[str, Tensor]:
+        """``class``, ``bce`` and ``dice`` of every decoder state, (S,) each.
+
+        All states are predicted, matched and compared at once, as if their queries were those of one long state.
+        """
+        head = self.network.sem_seg_head
+        pixels: PixelFeatures = head.pixel_decoder(self.stages(batch.pixels))
+        queries = torch.cat(head.predictor.decode(pixels), 1)  # (B, S * Q, C)
+        with torch.no_grad():
+            masks = head.predictor.predict_masks(queries, pixels.mask_features)
+        embeddings = head.predictor.embed_classes(queries, pixels.mask_features, masks)
+        scale = head.predictor.logit_scale.exp().clamp(max=100)
+        void = self.network.void_embedding.weight[0]
+        logits = class_logits(embeddings, words.rows.to(self._device), void, scale)
+        targets = words.target[batch.concepts].to(self._device)
+        probabilities = logits.detach().softmax(-1)
+        matches = self._match(probabilities, queries, pixels.mask_features, batch, targets)
+        # Unmatched queries are void; a matched one is what its region is called.
+        wanted = torch.full(masks.shape[:2], len(words.rows), device=self._device)
+        weights = void_weights(masks, batch.labelled)
+        called = targets[matches.region]
+        wanted[matches.picture, matches.query] = called
+        weights[matches.picture, matches.query] = torch.where(called == len(words.rows), VOID_WEIGHT, 1.0)
+        by_state = (self._states, -1)
+        named = class_loss(logits.unflatten(1, by_state), wanted.unflatten(1, by_state), weights.unflatten(1, by_state))
+        return {"class": named} | self._mask_losses(queries, pixels.mask_features, batch, matches)
+
+    @torch.no_grad()
+    def _match(
+        self, probabilities: Tensor, queries: Tensor, features: Tensor, batch: Batch, targets: Tensor
+    ) -> Matches:
+        """Match every state of every picture on its own, on random points that its queries share.
+
+        Bilinear sampling and the inner product commute, so features are sampled once and not each query's mask.
+        """
+        points = torch.rand(len(queries), POINTS, 2, generator=self._generator).to(self._device)
+        sampled = sample_features(features, points)[..., None]
+        logits = self.network.sem_seg_head.predictor.predict_masks(queries, sampled)[..., 0]
+        found, first = [], 0
+        for picture, count in enumerate(batch.counts):
+            regions = torch.arange(first, first + count, device=self._device)
+            labels = sample_labels(batch.masks, regions, points[picture].expand(count, -1, -1))
+            cost = matching_cost(probabilities[picture], logits[picture], targets[regions], labels)
+            for state, part in enumerate(cost.chunk(self._states)):
+                query, region = assign(part)
+                found.append(torch.stack((torch.full_like(query, picture), query + state * len(part), region + first)))
+            first += count
+        return Matches(*torch.cat(found, 1).to(self._device))
+
+    def _mask_losses(self, queries: Tensor, features: Tensor, batch: Batch, matches: Matches) -> dict[str, Tensor]:
+        """``bce`` and ``dice`` of matched masks, a mean over the matches of each state: (S,) each.
+
+        Only matched masks are predicted again, with gradients: one in ten.
+        """
+        predict = self.network.sem_seg_head.predictor.predict_masks
+        masks = torch.cat(
+            [
+                predict(queries[picture, matches.query[matches.picture == picture]][None], features[picture][None])[0]
+                for picture in range(len(queries))
+            ]
+        )
+        points = uncertain_points(masks, POINTS, self._generator)
+        logits, labels = sample_logits(masks, points), sample_labels(batch.masks, matches.region, points)
+        queries_a_state = queries.shape[1] // self._states
+        state = F.one_hot(matches.query // queries_a_state, self._states).float()  # (N, S)
+        share = state / state.sum(0).clamp(min=1)
+        return {"bce": bce_loss(logits, labels) @ share, "dice": dice_loss(logits, labels) @ share}
+
+    @torch.no_grad()
+    def stages(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The frozen tower's stages of normalised pixels (B, 3, S, S), float32."""
+        image = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            stages = self.network.backbone.stages(image)
+        return {name: stage.float() for name, stage in stages.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on, for ``torch.save`` and ``torch.load(weights_only=True)``."""
+        return {
+            "weights": {name: x.detach().clone() for name, x in self._weights.items()},
+            "average": {name: x.clone() for name, x in self._average.items()},
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "steps": self._steps,
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state` of a trainer made with the same arguments."""
+        with torch.no_grad():
+            for name, x in self._weights.items():
+                x.copy_(state["weights"][name])
+                self._average[name].copy_(state["average"][name])
+        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self._steps = state["steps"]
+        self._rng.bit_generator.state = json.loads(state["rng"])
+        self._generator.set_state(state["generator"].cpu())
+
+    def result(self) -> dict[str, Tensor]:
+        """The averaged weights under the network's own names; the frozen tower's are not among them."""
+        return {name: x.clone() for name, x in self._average.items()}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights, fast at first: decay ``min(0.998, (1 + n) / (10 + n))``."""
+        self._steps += 1
+        decay = min(AVERAGING, (1 + self._steps) / (10 + self._steps))
+        for name, x in self._weights.items():
+            self._average[name].lerp_(x, 1 - decay)
+
+
+def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:
+    """Put scenes of one size side by side, on a device."""
+    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).to(device).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+    labelled = torch.from_numpy(np.stack([scene.labelled for scene in scenes])).to(device)
+    return Batch(
+        pixels=(pixels - mean) / std,
+        masks=torch.from_numpy(np.concatenate([scene.masks for scene in scenes])).to(device),
+        counts=[len(scene.masks) for scene in scenes],
+        concepts=np.concatenate([scene.concepts for scene in scenes]),
+        labelled=F.avg_pool2d(labelled[:, None].float(), 4)[:, 0],
+    )
+
+
+def learning_rate(share: float) -> float:
+    """Linear warm-up, then half a cosine down to zero, by the share (0..1) of the schedule that has passed."""
+    if share < WARM_UP:
+        return PEAK_RATE * max(share / WARM_UP, 0.01)
+    return PEAK_RATE / 2 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+
+
+def _decayed(network: FCCLIPNetwork) -> list[dict[str, Any]]:
+    """Parameter groups: matrices decay; biases, norms, scalars and all embeddings do not."""
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for module in network.modules():
+        is_table = isinstance(module, (nn.Embedding, DeformableTransformer))
+        for x in module.parameters(recurse=False):
+            if x.requires_grad:
+                (free if is_table or x.ndim < 2 else decayed).append(x)
+    return [{"params": decayed}, {"params": free, "weight_decay": 0.0}]

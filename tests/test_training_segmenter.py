@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import straightforward
+from ovdemo.nn.deformable_attention import DeformableAttention
+from ovdemo.systems.fcclip import FCCLIPNetwork
+from ovdemo.training.concepts import NAMELESS
+from ovdemo.training.losses import (
+    VOID_WEIGHT,
+    bce_loss,
+    class_logits,
+    class_loss,
+    dice_loss,
+    sample_labels,
+    sample_logits,
+    uncertain_points,
+    void_weights,
+)
+from ovdemo.training.matcher import assign, matching_cost
+from ovdemo.training.scenes import Scene
+from ovdemo.training.segmenter import PEAK_RATE, SegmenterTrainer, collate, learning_rate
+from ovdemo.training.words import WORDS, StepWords, Words
+from tiny import tiny_config
+
+SIDE = 64
+COLOURS = ((220, 40, 40), (40, 200, 40), (40, 60, 220), (230, 220, 60))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A tiny network's steps are too short to share out: waiting for a busy core costs more than it gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_attention_has_the_gradients_of_grid_sampling() -> None:
+    shapes = ((3, 4), (6, 8), (12, 16))
+    module = DeformableAttention(32, 4, 3, 2)
+    torch.nn.init.normal_(module.sampling_offsets.weight, std=1.0)  # many samples fall outside the maps
+    torch.nn.init.normal_(module.attention_weights.weight, std=1.0)
+    query, tokens = torch.randn(2, 2, sum(h * w for h, w in shapes), 32)
+    inputs = [query.requires_grad_(), tokens.requires_grad_(), *module.parameters()]
+    wanted = torch.randn_like(query)
+    ours = torch.autograd.grad((module(query, tokens, shapes) * wanted).sum(), inputs)
+    theirs = straightforward.deformable_attention(module, query, tokens, shapes)
+    for got, expected in zip(ours, torch.autograd.grad((theirs * wanted).sum(), inputs), strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_matching_finds_the_known_permutation() -> None:
+    labels = (torch.rand(3, 50) > 0.5).float()
+    targets = torch.tensor([2, 0, NAMELESS])
+    probabilities = torch.full((5, 4), 0.25)
+    logits = torch.full((5, 50), -3.0)
+    for query, region in ((4, 0), (1, 1), (2, 2)):
+        logits[query] = 4 * labels[region] - 2
+    queries, regions = assign(matching_cost(probabilities, logits, targets, labels))
+    assert dict(zip(queries.tolist(), regions.tolist(), strict=True)) == {4: 0, 1: 1, 2: 2}
+
+
+def test_names_decide_between_equal_masks_unless_the_region_has_none() -> None:
+    labels = torch.ones(1, 8)
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1]])
+    for target, expected in ((0, -1.4), (1, 1.2), (2, 0.2), (NAMELESS, 0.0)):
+        cost = matching_cost(probabilities, torch.zeros(2, 8), torch.tensor([target]), labels)
+        assert (cost[0] - cost[1]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_point_losses_equal_hand_numbers() -> None:
+    labels = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    sure = 50 * (2 * labels - 1)
+    assert bce_loss(sure, labels).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(sure, labels).item() == pytest.approx(0, abs=1e-6)
+    # All at one half: overlap 1, sizes 2 and 2: 1 - (2 + 1) / (4 + 1). Opposite: 1 - 1 / 5.
+    assert dice_loss(torch.zeros(1, 4), labels).item() == pytest.approx(0.4)
+    assert dice_loss(-sure, labels).item() == pytest.approx(0.8)
+    assert bce_loss(torch.zeros(1, 4), labels).item() == pytest.approx(np.log(2))
+
+
+def test_the_cost_of_masks_is_the_loss_of_masks() -> None:
+    logits, labels = torch.randn(4, 30), (torch.rand(3, 30) > 0.5).float()
+    cost = matching_cost(torch.rand(4, 2), logits, torch.full((3,), NAMELESS), labels)
+    for query in range(4):
+        expected = 5 * bce_loss(logits[[query] * 3], labels) + 5 * dice_loss(logits[[query] * 3], labels)
+        torch.testing.assert_close(cost[query], expected)
+
+
+def test_points_gather_where_a_mask_is_unsure() -> None:
+    ramp = torch.linspace(-8, 8, 32).expand(1, 32, 32)  # sure at both sides, unsure in the middle
+    points = uncertain_points(ramp, 400, torch.Generator().manual_seed(0))
+    assert points.shape == (1, 400, 2)
+    assert points.min() >= 0
+    assert points.max() <= 1
+    near = (points[..., 0] - 0.5).abs() < 0.17
+    assert near.float().mean() > 0.7
+
+
+def test_points_read_the_same_place_of_logits_and_labels() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[1, 2, 5] = True
+    centre = torch.tensor([[[5.5 / 8, 2.5 / 8], [2.5 / 8, 5.5 / 8], [1.0, 1.0]]])
+    assert sample_labels(masks, torch.tensor([1]), centre).tolist() == [[1, 0, 0]]
+    torch.testing.assert_close(sample_logits(masks[1:].float(), centre), torch.tensor([[1.0, 0, 0]]))
+
+
+def test_unmatched_masks_are_void_only_where_labels_are_complete() -> None:
+    labelled = torch.zeros(1, 4, 4)
+    labelled[..., :2] = 1
+    masks = torch.full((1, 4, 4, 4), -1.0)
+    masks[0, 0, :, :2] = 1  # inside
+    masks[0, 1, :, 2:] = 1  # outside
+    masks[0, 2, :, 1:3] = 1  # half
+    torch.testing.assert_close(void_weights(masks, labelled), VOID_WEIGHT * torch.tensor([[1.0, 0, 1, 1]]))
+
+
+def test_class_loss_weighs_and_leaves_out() -> None:
+    logits = torch.randn(2, 3, 4, 5)
+    targets = torch.randint(0, 5, (2, 3, 4))
+    targets[0, 0] = NAMELESS
+    weights = torch.rand(2, 3, 4)
+    loss = class_loss(logits, targets, weights)
+    each = -logits.log_softmax(-1)[1, 0].gather(1, targets[1, 0, :, None])[:, 0]
+    torch.testing.assert_close(loss[0], (each * weights[1, 0]).sum() / weights[1, 0].sum())
+    assert class_loss(logits, torch.full_like(targets, NAMELESS), weights).tolist() == [0, 0, 0]
+
+
+def test_class_logits_are_scaled_cosines_with_void_last() -> None:
+    logits = class_logits(torch.tensor([3.0, 0.0]), torch.eye(2), torch.tensor([-2.0, 0.0]), torch.tensor(10.0))
+    torch.testing.assert_close(logits, torch.tensor([10.0, 0.0, -10.0]))
+
+
+def test_words_keep_most_drop_some_and_avoid_synonyms() -> None:
+    text = F.normalize(torch.randn(400, 2, 64), dim=-1)
+    text[1] = text[0]  # 1 is another name of 0, and absent
+    text[3] = text[2]  # both present
+    trained = np.ones(400, dtype=bool)
+    trained[390:] = False
+    words, rng = Words(text, trained), np.random.default_rng(0)
+    dropped = 0
+    for _ in range(200):
+        drawn = words.draw(np.array([0, 2, 3, NAMELESS, 2, 7]), rng)
+        target = drawn.target
+        assert len(drawn.rows) == WORDS
+        assert target[NAMELESS] == NAMELESS
+        assert target[1] == NAMELESS
+        assert (target[390:] == NAMELESS).all()
+        assert (target[[0, 7]] != NAMELESS).all()
+        named = target[target != NAMELESS]
+        assert sorted(named[named < WORDS].tolist()) == list(range(WORDS))
+        assert {target[2].item(), target[3].item()} != {WORDS, NAMELESS}
+        assert WORDS not in {target[2].item(), target[3].item()} or target[2] == target[3]
+        dropped += int(target[0] == WORDS) + int(target[7] == WORDS)
+        for concept in (0, 2, 3, 7):
+            if 0 <= target[concept] < WORDS:
+                distances = (drawn.rows[target[concept]] - text[concept]).abs().sum(-1)
+                assert distances.min() == 0
+    assert dropped / 400 == pytest.approx(0.15, abs=0.06)
+
+
+def scene(seed: int) -> Scene:
+    """A grey ground (concept 4) with three rectangles of three colours (concepts 0..3)."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    masks = np.zeros((4, SIDE, SIDE), bool)
+    concepts = np.append(rng.permutation(4)[:3], 4)
+    for place, concept in enumerate(concepts[:3]):
+        top, left = rng.integers(0, 20, 2) + 32 * np.array(divmod(place, 2))
+        masks[place, top : top + 12, left : left + 12] = True
+        pixels[masks[place]] = COLOURS[concept]
+    masks[3] = ~masks[:3].any(0)
+    return Scene(pixels, masks, concepts, concepts < 4, np.ones((SIDE, SIDE), bool))
+
+
+SCENES = [scene(seed) for seed in range(2)]
+
+
+def draw(rng: np.random.Generator) -> Scene:
+    return SCENES[rng.integers(len(SCENES))]
+
+
+def trainer() -> SegmenterTrainer:
+    torch.manual_seed(0)
+    text = F.normalize(torch.randn(30, 2, 32), dim=-1)
+    return SegmenterTrainer(FCCLIPNetwork(tiny_config()), text, np.ones(30, bool), draw, batch=2, seed=1)
+
+
+def everything_named(count: int = 30) -> StepWords:
+    return StepWords(F.normalize(torch.randn(count, 32), dim=-1), torch.tensor([*range(count), NAMELESS]))
+
+
+def losses(one: Scene, words: StepWords) -> dict[str, Tensor]:
+    return trainer().losses(collate([one], torch.device("cpu")), words)
+
+
+def test_a_nameless_scene_without_full_labels_teaches_masks_only() -> None:
+    unsure = replace(SCENES[0], concepts=np.full(4, NAMELESS), labelled=np.zeros((SIDE, SIDE), bool))
+    got = losses(unsure, everything_named())
+    assert (got["bce"] > 0).all()
+    named = losses(replace(unsure, concepts=SCENES[0].concepts), everything_named())
+    assert (named["class"] > 0).all()
+    assert not torch.equal(named["class"], got["class"])
+
+
+def test_a_dropped_concept_makes_its_query_void() -> None:
+    words = everything_named()
+    words.target[SCENES[0].concepts] = 30
+    void = trainer()
+    with torch.no_grad():  # every query sides with void, so nothing is left to learn
+        last = void.network.sem_seg_head.predictor.class_embed.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(void.network.void_embedding.weight[0])
+        void.network.sem_seg_head.predictor.logit_scale.fill_(np.log(100))
+    got = void.losses(collate([SCENES[0]], torch.device("cpu")), words)
+    assert got["class"].max() < 0.1
+    got = void.losses(collate([SCENES[0]], torch.device("cpu")), everything_named())
+    assert got["class"].min() > 1
+
+
+def test_a_scene_without_regions_has_finite_losses() -> None:
+    bare = replace(
+        SCENES[0], masks=np.zeros((0, SIDE, SIDE), bool), concepts=np.zeros(0, np.int64), is_thing=np.zeros(0, bool)
+    )
+    got = losses(bare, everything_named())
+    assert got["bce"].tolist() == got["dice"].tolist() == [0, 0, 0, 0]
+    assert got["class"].isfinite().all()
+
+
+def test_overfits_two_scenes() -> None:
+    learner = trainer()
+    frozen = {name: x.clone() for name, x in learner.network.backbone.named_parameters()}
+    first = learner.step(0.5)
+    curve = [learner.step(0.1) for _ in range(120)]
+    assert np.mean([losses["total"] for losses in curve[-10:]]) < 0.5 * first["total"]
+    assert np.mean([losses["dice"] for losses in curve[-10:]]) < 0.5 * first["dice"]
+    assert all(torch.equal(x, frozen[name]) for name, x in learner.network.backbone.named_parameters())
+
+
+def test_restored_training_goes_on_bitwise() -> None:
+    learner, other = trainer(), trainer()
+    learner.step(0.1)
+    kept = io.BytesIO()
+    torch.save(learner.state(), kept)
+    expected = [learner.step(0.2), learner.step(0.3)]
+    other.step(0.4)
+    other.restore(torch.load(io.BytesIO(kept.getvalue()), weights_only=True))
+    assert [other.step(0.2), other.step(0.3)] == expected
+    ours, theirs = learner.result(), other.result()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_result_holds_what_the_tower_does_not() -> None:
+    learner = trainer()
+    names = {name for name in learner.network.state_dict() if not name.startswith("backbone.")}
+    assert learner.result().keys() == names
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    rates = [learning_rate(share) for share in (0, 0.01, 0.03, 0.5, 1.0)]
+    assert 0 < rates[0] < rates[1] < rates[2] == PEAK_RATE
+    assert rates[2] > rates[3] > rates[4] == pytest.approx(0)
