@@ -14,8 +14,8 @@ The models, and whether their weights are on this machine:
 
     python -m ovdemo checkpoints list
 
-Cut a photograph (here one that scikit-learn carries) into labelled segments. The first run downloads about
-1.5 GB of published weights; the pictures land in out/:
+Cut a photograph (here one that scikit-learn carries) into labelled segments, with the small model that comes with the
+project; the pictures land in out/:
 
     python -m ovdemo segment {EXAMPLE} --classes "temple|pagoda, tree, sky, person, path:stuff" --out out
 """)

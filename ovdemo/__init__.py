@@ -1,10 +1,10 @@
 """Open-vocabulary panoptic segmentation you can take apart.
 
-Load a variant by name, analyse a picture once, ask it many vocabularies::
+Load a model, analyse a picture once, ask it many vocabularies::
 
     import ovdemo
 
-    photo = ovdemo.load("fcclip-convnext-large").analyse("photo.jpg")
+    photo = ovdemo.load().analyse("photo.jpg")
     result = photo.segment("cat|kitten, sofa, wall:stuff")
     ovdemo.save(photo.picture, result, "out")
 """

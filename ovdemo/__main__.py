@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.errors import UserError
-
-DEFAULT_MODEL = "fcclip-convnext-large"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +85,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME", help="of --data; repeatable (default: all with the split)"
     )
     parser.add_argument("--split", default="val", help="of --data (default val)")
+    parser.add_argument(
+        "--words", metavar="WORDS", help="of --data: instead of a set's own classes; gives the IoU of segments so named"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures of --coco-panoptic (default: beside it)")
     _add_model(parser)
     _add_fusion(parser)
@@ -123,7 +125,14 @@ def _add_fusion(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="see `checkpoints list`")
+    # argparse passes a default through its type, too: commands always get the name of a model.
+    parser.add_argument(
+        "--model",
+        type=chosen_model,
+        default=DEFAULT_MODEL,
+        metavar="NAME",
+        help="see `checkpoints list` (default auto: what OVDEMO_MODEL names, else the embedded one)",
+    )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights instead of the Hub's")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")

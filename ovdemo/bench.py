@@ -70,7 +70,7 @@ class Report:
 
     def to_table(self) -> str:
         """Aligned text for a terminal."""
-        weights = "random weights" if self.random_weights else "published weights"
+        weights = "random weights" if self.random_weights else "trained weights"
         lines = [
             f"{self.model} ({weights}, {self.precision}), picture {self.picture}, network input {self.network_input},"
             f" {self.device}, {self.threads} threads",

@@ -23,7 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ovdemo.errors import UserError
@@ -123,6 +123,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says about itself, without reading its tensors; nothing for any other file.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    if not _is_safetensors(_read_head(path)):
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged_safetensors(path) from error
+
+
 def match(tensors: Mapping[str, Tensor], expected: Expected, source: str) -> MatchReport:
     """Bring a file's tensors to the names a model expects.
 
@@ -202,10 +217,12 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is a damaged or truncated safetensors file: delete it and download it again."
-        ) from error
+        raise _damaged_safetensors(path) from error
     return tensors
+
+
+def _damaged_safetensors(path: Path) -> UserError:
+    return UserError(f"{path} is a damaged or truncated safetensors file: delete it and download it again.")
 
 
 def _load_pickle(path: Path, zipped: bool) -> object:

@@ -2,7 +2,7 @@
 
 The interface, the command line and the API call this and nothing below it::
 
-    workbench = ovdemo.load("fcclip-convnext-large")
+    workbench = ovdemo.load()
     photo = workbench.analyse("photo.jpg")           # heavy, once a picture
     result = photo.segment("cat|kitten, sofa, wall:stuff")   # at once, as often as you like
 """
@@ -18,17 +18,20 @@ from typing import Generic, TypeVar
 
 import torch
 
+from ovdemo import paths
+from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.errors import UserError
 from ovdemo.fusion import Fusion, Scores, score
 from ovdemo.images import Picture, PictureSource, ResizeRule, load_picture
 from ovdemo.loading import Progress, load_system
 from ovdemo.merging import Merging, merge
-from ovdemo.paths import cache_dir
 from ovdemo.segmentation import Segmentation
 from ovdemo.systems.base import Proposals, System
+from ovdemo.systems.registry import find_variant
 from ovdemo.vocabulary import (
     VILD_14,
     EmbeddingCache,
+    ShippedRows,
     TextEmbedder,
     TextEmbeddings,
     Vocabulary,
@@ -128,7 +131,7 @@ class Analysis:
 
 
 def load(
-    name: str,
+    name: str = DEFAULT_MODEL,
     *,
     checkpoint: str | Path | None = None,
     device: str = "auto",
@@ -139,7 +142,8 @@ def load(
 ) -> Workbench:
     """Load a variant by name, downloading its weights if need be; see :func:`ovdemo.loading.load_system`.
 
-    Text embeddings are cached in :func:`ovdemo.paths.cache_dir`, those of random weights in memory only.
+    The default is the model that ``OVDEMO_MODEL`` names, else the one that is embedded in the project. Text embeddings
+    are cached in :func:`ovdemo.paths.cache_dir`, those of random weights in memory only.
     """
     system = load_system(
         name,
@@ -150,7 +154,14 @@ def load(
         seed=seed,
         progress=progress,
     )
-    return Workbench(system, EmbeddingCache(None if random_weights else cache_dir() / "text"))
+    return Workbench(system, EmbeddingCache(None) if random_weights else _text_cache(name))
+
+
+def _text_cache(name: str) -> EmbeddingCache:
+    """Text embeddings on disk, and those of an embedded variant that come with the project."""
+    embedded = find_variant(chosen_model(name)).embedded
+    shipped = None if embedded is None else ShippedRows(paths.CHECKPOINTS / embedded.text)
+    return EmbeddingCache(paths.cache_dir() / "text", shipped=shipped)
 
 
 def as_vocabulary(words: str | Vocabulary) -> Vocabulary:

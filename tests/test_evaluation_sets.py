@@ -15,10 +15,20 @@ import pytest
 from conftest import HERE
 from ovdemo.commands import evaluate, model
 from ovdemo.errors import UserError
-from ovdemo.evaluation import CocoPanopticSet, IndexSet, SetReport, evaluate_set, find_sets, report_table
+from ovdemo.evaluation import (
+    AreaIoU,
+    CocoPanopticSet,
+    IndexSet,
+    NamedAreas,
+    SetReport,
+    evaluate_set,
+    find_sets,
+    report_table,
+)
 from ovdemo.evaluation.run import spread
 from ovdemo.export import export
 from ovdemo.images import load_picture
+from ovdemo.vocabulary import parse_classes
 from painted import PAINTS, SIDE, bands, painted_workbench, painting, png
 
 DATA = Path(os.environ.get("OVDEMO_DATA_DIR", HERE.parents[1] / "shared" / "data"))
@@ -319,7 +329,7 @@ def options(**flags: Any) -> argparse.Namespace:
     defaults = {
         "data": None, "set": [], "split": "val", "coco_panoptic": None, "images": None, "model": "painted",
         "checkpoint": None, "device": "cpu", "precision": "float32", "random_weights": False, "seed": 0, "limit": None,
-        "fusion": "geometric", "alpha": 0.4, "beta": 0.8, "short_side": None, "json": False,
+        "words": None, "fusion": "geometric", "alpha": 0.4, "beta": 0.8, "short_side": None, "json": False,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | flags))
 
@@ -345,6 +355,90 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads((out / "evaluation.json").read_text())
     assert json.loads(printed.out)["sets"][0]["name"] == "panoptic_val2017"
+
+
+def named(segment_id: int, category: str, crowd: int = 0) -> Json:
+    return {"id": segment_id, "category": category, "iscrowd": crowd}
+
+
+NAMED_ROW = {
+    "image": "a.png", "inst": "ia.png", "segments": [named(1, "cat"), named(2, "kitten", crowd=1), named(3, "dog")],
+}  # fmt: skip
+UNNAMED_ROW = {"image": "b.png", "inst": "ib.png", "segments": [named(1, "hat")]}
+NAMED_FILES = {
+    "a.png": png(painting("cat", "cat", "grass", "cat")),
+    "ia.png": png(bands(1, 2, 3, 0)),  # the cat's last band is marked by nobody: it counts as something else
+    "b.png": png(painting("cat", "grass", "grass", "grass")),
+    "ib.png": png(bands(0, 1, 0, 0)),
+}
+WORDS = "cat|kitten, grass:stuff, dog"
+
+
+def test_areas_of_named_segments(tmp_path: Path) -> None:
+    rows = [NAMED_ROW, UNNAMED_ROW, {"image": "a.png", "category_id": 1}]
+    folder = write_set(tmp_path / "set", rows, NAMED_FILES)
+    data = NamedAreas(folder, "val", parse_classes(WORDS))
+    assert (len(data), data.name) == (2, "set (val)")
+    _, truth = data.load(0)
+    assert truth.areas is not None
+    assert truth.areas[0, ::8].tolist() == [CAT, CAT, DOG, -1]
+    assert (truth.segments, truth.classes, truth.regions, truth.named) == (None, None, {}, ())
+    _, truth = data.load(1)
+    assert truth.areas is not None
+    assert (truth.areas == -1).all()
+
+    report = evaluate_set(painted_workbench(), data)
+    assert report.areas is not None
+    # Of cat two bands are right, and two more found where it is not marked; no dog is found; grass is not scored.
+    found = [(row.class_index, row.iou, row.pixels) for row in report.areas.per_class]
+    assert found == [(CAT, 50, 2 * SIDE * 8), (DOG, 0, SIDE * 8)]
+    assert report.areas.miou == 25
+    assert (report.panoptic, report.semantic, report.instances, report.recall, report.naming) == (None,) * 3 + ({}, {})
+    rows = [line.split() for line in report_table([report]).splitlines()]
+    assert ["set", "(val)", "area", "IoU,", "dog", "0.0", "256", "pixels", "2"] in rows
+
+
+def test_area_iou_counts_every_pixel() -> None:
+    iou = AreaIoU(2)
+    assert iou.result().miou is None
+    iou.update(np.array([[0, 0, -1, -1]]), np.array([[0, -1, 0, 1]]))
+    iou.update(np.array([[0, -1, -1, -1]]), np.array([[0, 0, 0, 1]]))
+    result = iou.result()
+    assert [(row.class_index, row.iou, row.pixels) for row in result.per_class] == [(0, pytest.approx(200 / 6), 3)]
+    assert (result.miou, result.pictures) == (pytest.approx(200 / 6), 2)
+
+
+@pytest.mark.parametrize("segments", [None, [{"id": 1, "category": ["cat"]}], [{"category": "cat"}], 7])
+def test_named_segments_of_any_shape(tmp_path: Path, segments: object) -> None:
+    folder = write_set(tmp_path / "set", [NAMED_ROW | {"segments": segments}], NAMED_FILES)
+    with pytest.raises(UserError, match="not as expected"):
+        NamedAreas(folder, "val", parse_classes(WORDS)).load(0)
+
+
+def test_the_command_with_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model, "load", lambda *_, **__: painted_workbench())
+    write_set(tmp_path / "sets" / "pets", [NAMED_ROW, UNNAMED_ROW], NAMED_FILES)
+    assert evaluate.run(options(data=tmp_path / "sets", out=tmp_path / "out", words=WORDS)) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["pets", "(val)", "area", "IoU,", "cat", "50.0", "512", "pixels", "2"] in lines
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert document["words"] == WORDS
+    assert [row["label"] for row in document["sets"][0]["areas"]["per_class"]] == ["cat", "dog"]
+    with pytest.raises(UserError, match="--data"):
+        evaluate.run(options(coco_panoptic=["a.json", "b"], words=WORDS))
+
+
+def test_persons_and_bags_of_the_real_set() -> None:
+    if not (DATA / "ccp").is_dir():
+        pytest.skip(f"no data set at {DATA / 'ccp'}")
+    data = NamedAreas(DATA / "ccp", "val", parse_classes("wall:stuff, bag, person"))
+    assert len(data) == 80
+    _, truth = data.load(0)
+    assert truth.areas is not None
+    assert (truth.areas == 2).sum() == 26737  # the area in its index
+    assert set(np.unique(truth.areas)) == {-1, 2}
 
 
 def test_a_set_with_nothing_to_measure_says_so(tmp_path: Path) -> None:

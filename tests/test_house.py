@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ovdemo.__main__ import _parser
+from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.systems import registry
 from ovdemo.systems.registry import VARIANTS, Variant
 from ovdemo.vocabulary import preset_names
@@ -35,7 +36,7 @@ FLOORS = [
     {"systems"},
     {"segmentation", "hub"},
     {"nn", "vocabulary", "images", "checkpoints"},
-    {"errors", "paths"},
+    {"errors", "paths", "default_model"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -81,8 +82,8 @@ def test_readme_python_runs(
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
 
-    def load_tiny(name: str) -> object:
-        assert name in VARIANTS
+    def load_tiny(name: str = DEFAULT_MODEL) -> object:
+        assert chosen_model(name) in VARIANTS
         return load(tiny.name, random_weights=True, device="cpu")
 
     monkeypatch.setattr(ovdemo, "load", load_tiny, raising=False)
@@ -93,7 +94,7 @@ def test_readme_python_runs(
 
 def test_readme_commands_parse_and_names_exist() -> None:
     commands = re.findall(r"python -m ovdemo ([^\n`]+)", README)
-    parsed = [c for c in commands if not c.startswith(("checkpoints verify FILE", "evaluate"))]
+    parsed = [c for c in commands if not c.startswith("checkpoints verify FILE")]
     assert len(parsed) >= 3
     for command in parsed:
         _parser().parse_args(shlex.split(command))

@@ -106,15 +106,19 @@ def test_a_variant_without_a_repository_asks_for_the_authors_file() -> None:
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_variant_is_what_its_card_says(name: str) -> None:
     variant = VARIANTS[name]
-    expected = expected_tensors(variant)
+    expected = expected_tensors(variant, empty_network(variant))
+    shapes = {**expected.required, **expected.optional}
+    bytes_a_number = 4 if variant.embedded is None else 2
 
-    def megabytes(shapes: dict) -> float:
-        return sum(int(np.prod(shape)) for shape in shapes.values()) * 4 / 1e6
+    def megabytes(clip: bool) -> float:
+        chosen = [shape for name, shape in shapes.items() if name.startswith(CLIP_PREFIX) == clip]
+        return sum(int(np.prod(shape)) for shape in chosen) * bytes_a_number / 1e6
 
-    assert megabytes(expected.required) == pytest.approx(variant.trained_megabytes, abs=0.1)
-    assert megabytes(expected.optional) == pytest.approx(variant.clip_megabytes, rel=0.005)
-    assert len(variant.clip_files) == 3
-    assert variant.clip_files[0].filename.endswith(".safetensors")
+    assert megabytes(clip=False) == pytest.approx(variant.trained_megabytes, abs=0.1)
+    assert megabytes(clip=True) == pytest.approx(variant.clip_megabytes, rel=0.005)
+    assert bool(expected.optional) == bool(variant.authors_link) == (variant.embedded is None)
+    assert len(variant.clip_files) == (3 if variant.embedded is None else 0)
+    assert all(file.filename.endswith(".safetensors") for file in variant.clip_files[:1])
 
 
 @pytest.mark.parametrize(("name", "keys"), [("fcclip-convnext-large", "convnext_large"), ("fcclip-rn50", "rn50")])

@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 import json
 
-from ovdemo.checkpoints import save_safetensors
+from ovdemo import paths
+from ovdemo.checkpoints import read_metadata, save_safetensors
 from ovdemo.commands.progress import download_bar
 from ovdemo.errors import UserError
 from ovdemo.hub import fetch, fetch_first, is_cached
-from ovdemo.loading import read_checkpoint
+from ovdemo.loading import embedded_weights, read_checkpoint, training_names
 from ovdemo.systems.registry import VARIANTS, Variant, find_variant
 
 
@@ -41,6 +42,10 @@ def _describe(variant: Variant) -> dict[str, object]:
 
 
 def _state(variant: Variant) -> str:
+    if variant.embedded is not None:
+        return (
+            "in the project" if (paths.CHECKPOINTS / variant.embedded.weights).exists() else "missing from the project"
+        )
     clip = any(is_cached(file) for file in variant.clip_files)
     if variant.trained is None:
         return f"needs the authors' file ({variant.authors_link}) with --checkpoint"
@@ -50,8 +55,11 @@ def _state(variant: Variant) -> str:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    """Download the trained part, where the Hub has it, and the frozen CLIP."""
+    """Download the trained part, where the Hub has it, and the frozen CLIP; nothing for an embedded variant."""
     variant = find_variant(options.name)
+    if embedded_weights(variant) is not None:
+        print(f"{variant.name} is in the project: there is nothing to fetch.")
+        return 0
     with download_bar() as progress:
         print(fetch_first(variant.clip_files, progress=progress))
         if variant.trained is None:
@@ -69,7 +77,8 @@ def run_verify(options: argparse.Namespace) -> int:
     """Say whether a file holds a variant's weights, and what it leaves to open_clip."""
     variant = find_variant(options.name)
     report = read_checkpoint(variant, options.file)
-    print(f"{options.file} holds {variant.name}: {len(report.tensors)} tensors fit.")
+    names = training_names(variant, options.file)
+    print(f"{options.file} holds {variant.name}: {len(report.tensors)} tensors fit, {len(names)} names are seen.")
     if report.prefix:
         print(f'Their names begin with "{report.prefix}".')
     if report.missing_optional:
@@ -80,11 +89,12 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    """Write a file's tensors, official names and float32, as safetensors."""
+    """Write a file's tensors, official names and float32, as safetensors; what the file says of itself is kept."""
     variant = find_variant(options.name)
     if options.to.exists() and options.to.samefile(options.file):
         raise UserError(f"{options.to} is the file to convert; choose another name for --to.")
     report = read_checkpoint(variant, options.file)
-    save_safetensors(report.tensors, options.to, {"variant": variant.name, "source": options.file.name})
+    facts = read_metadata(options.file) | {"variant": variant.name, "source": options.file.name}
+    save_safetensors(report.tensors, options.to, facts)
     print(f"{options.to}: {len(report.tensors)} tensors.")
     return 0

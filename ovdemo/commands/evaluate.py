@@ -1,4 +1,11 @@
-"""``python -m ovdemo evaluate``: measure a model on labelled pictures."""
+"""``python -m ovdemo evaluate``: measure a model on labelled pictures.
+
+With ``--words`` the named segments of a set are looked for among words of a person's own, one IoU a class
+(:class:`ovdemo.evaluation.NamedAreas`)::
+
+    python -m ovdemo evaluate --data ../data --set ccp \\
+        --words "person, wall, floor, street, building, tree, grass, car, door, window, sky"
+"""
 
 from __future__ import annotations
 
@@ -17,6 +24,7 @@ from ovdemo.evaluation import (
     CocoPanopticSet,
     IndexSet,
     LabelledPictures,
+    NamedAreas,
     SetReport,
     evaluate_set,
     find_sets,
@@ -24,6 +32,7 @@ from ovdemo.evaluation import (
     report_table,
 )
 from ovdemo.fusion import Fusion
+from ovdemo.vocabulary import parse_classes
 from ovdemo.workbench import Workbench
 
 
@@ -51,9 +60,14 @@ def open_sets(options: argparse.Namespace) -> list[LabelledPictures]:
         UserError: one cannot be opened.
     """
     if options.coco_panoptic is not None:
+        if options.words is not None:
+            raise UserError("--words asks about the sets of a folder; pass the folder with --data.")
         document, masks = options.coco_panoptic
         return [CocoPanopticSet(Path(document), Path(masks), options.images)]
     names: Sequence[str] = options.set or find_sets(options.data, options.split)
+    if options.words is not None:
+        words = parse_classes(options.words)
+        return [NamedAreas(options.data / name, options.split, words) for name in names]
     return [IndexSet(options.data / name, options.split) for name in names]
 
 
@@ -84,6 +98,7 @@ def _document(reports: Sequence[SetReport], options: argparse.Namespace) -> str:
         "precision": options.precision,
         "fusion": {"kind": options.fusion, "alpha": options.alpha, "beta": options.beta},
         "short_side": options.short_side,
+        "words": options.words,
         "limit": options.limit,
         "sets": [report_json(report) for report in reports],
     }

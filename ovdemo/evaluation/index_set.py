@@ -91,7 +91,7 @@ class IndexSet:
             stuff = {i: i + 1 for i, entry in enumerate(self.vocabulary.classes) if entry.kind == "stuff"}
             regions["stuff areas"] = relabel(classes, stuff, 0)
             named += named_classes(classes)
-        return GroundTruth(segments, classes, regions, named)
+        return GroundTruth(segments, classes, regions=regions, named=named)
 
     def _classes(self, row: Json, size: Size) -> np.ndarray | None:
         if not row.get("sem"):

@@ -14,7 +14,7 @@ from ovdemo.evaluation.instances import InstancePrecision, InstanceResult, score
 from ovdemo.evaluation.naming import NamingAccuracy, NamingResult, name_regions
 from ovdemo.evaluation.panoptic import PanopticQuality, PanopticResult
 from ovdemo.evaluation.recall import MaskRecall, RecallResult, best_overlaps
-from ovdemo.evaluation.semantic import SemanticIoU, SemanticResult
+from ovdemo.evaluation.semantic import AreaIoU, SemanticIoU, SemanticResult
 from ovdemo.evaluation.truth import GroundTruth, LabelledPictures, NamedRegion, SegmentMap
 from ovdemo.fusion import Fusion, Scores, score
 from ovdemo.images import Picture
@@ -34,7 +34,7 @@ class SetReport:
         labels: of its classes, in the order of every ``class_index``.
         pictures: how many went through.
         skipped: one sentence for each picture that could not be read.
-        panoptic, semantic, instances: ``None`` where no picture had the labels.
+        panoptic, semantic, areas, instances: ``None`` where no picture had the labels.
         recall: by kind of region.
         naming: by kind of label.
     """
@@ -45,6 +45,7 @@ class SetReport:
     skipped: tuple[str, ...]
     panoptic: PanopticResult | None
     semantic: SemanticResult | None
+    areas: SemanticResult | None
     instances: InstanceResult | None
     recall: dict[str, RecallResult]
     naming: dict[str, NamingResult]
@@ -99,6 +100,7 @@ class _Measures:
 
     panoptic: PanopticQuality
     semantic: SemanticIoU
+    areas: AreaIoU
     instances: InstancePrecision
     recall: defaultdict[str, MaskRecall] = field(default_factory=lambda: defaultdict(MaskRecall))
     naming: defaultdict[str, NamingAccuracy] = field(default_factory=lambda: defaultdict(NamingAccuracy))
@@ -106,6 +108,7 @@ class _Measures:
 
     def report(self, data: LabelledPictures, skipped: tuple[str, ...]) -> SetReport:
         panoptic, semantic, instances = self.panoptic.result(), self.semantic.result(), self.instances.result()
+        areas = self.areas.result()
         return SetReport(
             name=data.name,
             labels=tuple(entry.label for entry in data.vocabulary.classes),
@@ -113,6 +116,7 @@ class _Measures:
             skipped=skipped,
             panoptic=panoptic if panoptic.pictures else None,
             semantic=semantic if semantic.pictures else None,
+            areas=areas if areas.pictures else None,
             instances=instances if instances.pictures else None,
             recall={name: recall.result() for name, recall in self.recall.items()},
             naming={name: naming.result() for name, naming in self.naming.items()},
@@ -127,7 +131,9 @@ class _Run:
         self.text = workbench.embed(vocabulary) if vocabulary.classes else None
         self.seen = torch.from_numpy(seen_classes(vocabulary, self.system.training_names))
         kinds = [entry.kind for entry in vocabulary.classes]
-        self.measures = _Measures(PanopticQuality(kinds), SemanticIoU(len(kinds)), InstancePrecision(kinds))
+        self.measures = _Measures(
+            PanopticQuality(kinds), SemanticIoU(len(kinds)), AreaIoU(len(kinds)), InstancePrecision(kinds)
+        )
 
     @torch.inference_mode()
     def add(self, picture: Picture, truth: GroundTruth) -> None:
@@ -136,7 +142,7 @@ class _Run:
         for name, ids in truth.regions.items():
             self.measures.recall[name].update(best_overlaps(proposals, ids))
         if self.text is not None:
-            if truth.segments is not None or truth.classes is not None:
+            if any(labels is not None for labels in (truth.segments, truth.classes, truth.areas)):
                 self._add_answers(proposals, self.text, truth)
             self._add_names(features, self.text, truth.named)
         self.measures.pictures += 1
@@ -148,9 +154,12 @@ class _Run:
             self.measures.panoptic.update(truth.segments, SegmentMap.of(panoptic))
             instances = self._merge(proposals, scores, "instance")
             self.measures.instances.update(truth.segments, scored_masks(instances))
-        if truth.classes is not None:
-            semantic = self._merge(proposals, scores, "semantic")
-            self.measures.semantic.update(truth.classes, SegmentMap.of(semantic).classes())
+        if truth.classes is not None or truth.areas is not None:
+            given = SegmentMap.of(self._merge(proposals, scores, "semantic")).classes()
+            if truth.classes is not None:
+                self.measures.semantic.update(truth.classes, given)
+            if truth.areas is not None:
+                self.measures.areas.update(truth.areas, given)
 
     def _merge(self, proposals: Proposals, scores: Scores, mode: Mode) -> Segmentation:
         return merge(proposals, scores, self.vocabulary, Merging(mode))

@@ -1,4 +1,4 @@
-"""Mean intersection over union of semantic maps."""
+"""Intersection over union of semantic maps."""
 
 from __future__ import annotations
 
@@ -54,3 +54,24 @@ class SemanticIoU:
             for index in np.flatnonzero(labelled).tolist()
         )
         return SemanticResult(float(np.mean([row.iou for row in rows])) if rows else None, rows, self._pictures)
+
+
+class AreaIoU:
+    """The IoU of single classes over every pixel, where all that is none of them is known to be something else.
+
+    A class's IoU is ``|predicted and true| / |predicted or true|`` with the pixels of all pictures counted together.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._other = classes
+        self._counts = SemanticIoU(classes + 1)
+
+    def update(self, areas: np.ndarray, predicted: np.ndarray) -> None:
+        """Add a picture's two (H, W) maps of class indices, :data:`UNLABELLED` where there is another or no class."""
+        self._counts.update(np.where(areas == UNLABELLED, self._other, areas), predicted)
+
+    def result(self) -> SemanticResult:
+        """The classes that were somewhere, and the mean of their IoUs."""
+        found = self._counts.result()
+        rows = tuple(row for row in found.per_class if row.class_index != self._other)
+        return SemanticResult(float(np.mean([row.iou for row in rows])) if rows else None, rows, found.pictures)

@@ -69,12 +69,14 @@ class GroundTruth:
     Attributes:
         segments: every segment with its class, for panoptic quality and instance AP.
         classes: (H, W) class indices, :data:`UNLABELLED` where unknown, for mIoU.
+        areas: (H, W) class indices for the IoU of single classes, :data:`UNLABELLED` where something else is.
         regions: maps of region ids (0: none) under the name of their kind, for the recall of proposals.
         named: for the accuracy of naming.
     """
 
     segments: SegmentMap | None = None
     classes: np.ndarray | None = None
+    areas: np.ndarray | None = None
     regions: Mapping[str, np.ndarray] = field(default_factory=dict)
     named: tuple[NamedRegion, ...] = ()
 
@@ -109,7 +111,12 @@ def relabel(ids: np.ndarray, values: Mapping[int, int], default: int) -> np.ndar
 
 def truth_of_segments(segments: SegmentMap) -> GroundTruth:
     """All that fully named segments can tell."""
-    return GroundTruth(segments, segments.classes(), {"segments": segments.regions()}, named_segments(segments))
+    return GroundTruth(
+        segments,
+        segments.classes(),
+        regions={"segments": segments.regions()},
+        named=named_segments(segments),
+    )
 
 
 def named_segments(segments: SegmentMap) -> tuple[NamedRegion, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import open_clip
 
 from ovdemo.checkpoints import HubFile
+from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.errors import UserError
 from ovdemo.images import ResizeRule
 from ovdemo.nn.clip import ClipConfig
@@ -29,36 +30,51 @@ class Published:
 
 
 @dataclass(frozen=True)
+class EmbeddedFiles:
+    """Files in the project's own folder of checkpoints: all weights, and the text embeddings of all presets."""
+
+    weights: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """One set of weights and everything known about it.
+
+    The weights are embedded in the project, or their trained part is on the Hub, or only the authors' page has it.
 
     Attributes:
         name: what ``--model`` takes.
         title: for people.
         config: builds the network.
-        trained: the trained part on the Hub, or None where only the authors' own link exists.
-        authors_link: page from which a person can download the authors' file.
-        trained_megabytes: size of the trained part in float32 (10^6 bytes).
-        clip_megabytes: size of the frozen CLIP's file as open_clip's repositories hold it.
+        trained_megabytes: size of the trained part as its file holds it (10^6 bytes): embedded weights in half
+            precision, others in float32.
+        clip_megabytes: size of the frozen CLIP, likewise, in open_clip's repositories or in the project.
         licence: of code and weights, as far as the authors state it.
-        training_vocabulary: preset whose names count as seen.
+        trained: the trained part on the Hub.
+        authors_link: page from which a person can download the authors' file.
+        embedded: the files that travel with the project.
+        training_vocabulary: preset whose names count as seen; embedded weights carry the names themselves.
         published: the authors' numbers.
     """
 
     name: str
     title: str
     config: FCCLIPConfig
-    trained: HubFile | None
-    authors_link: str
     trained_megabytes: float
     clip_megabytes: float
     licence: str
+    trained: HubFile | None = None
+    authors_link: str | None = None
+    embedded: EmbeddedFiles | None = None
     training_vocabulary: str = "coco-panoptic"
     published: Published = field(default_factory=Published)
 
     @property
     def clip_files(self) -> tuple[HubFile, ...]:
-        """Names under which open_clip repositories keep these CLIP weights, safest first."""
+        """Names under which open_clip repositories keep these CLIP weights, safest first; none where embedded."""
+        if self.embedded is not None:
+            return ()
         clip = self.config.clip
         repository = open_clip.get_pretrained_cfg(clip.name, clip.pretrained)["hf_hub"].strip("/")
         files = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -73,7 +89,6 @@ def _resnet(name: str, drive_id: str, trained: float, clip: float, published: Pu
         name=f"fcclip-{name.lower()}",
         title=f"FC-CLIP, CLIP ResNet {name.removeprefix('RN')}",
         config=FCCLIPConfig(ClipConfig(name, "openai", quick_gelu=True), ensemble_on_valid_mask=True),
-        trained=None,
         authors_link=f"https://drive.google.com/file/d/{drive_id}/view",
         trained_megabytes=trained,
         clip_megabytes=clip,
@@ -106,6 +121,15 @@ EMBEDDED = FCCLIPConfig(
 )
 
 _VARIANTS = (
+    Variant(
+        name=EMBEDDED_MODEL,
+        title="FC-CLIP, embedded (small, ours)",
+        config=EMBEDDED,
+        trained_megabytes=3.0,
+        clip_megabytes=41.7,
+        licence="code Apache-2.0; weights trained on research data sets, for research and demonstration",
+        embedded=EmbeddedFiles("fcclip-embedded.safetensors", "fcclip-embedded-text.safetensors"),
+    ),
     Variant(
         name="fcclip-convnext-large",
         title="FC-CLIP, CLIP ConvNeXt-Large",

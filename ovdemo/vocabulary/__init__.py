@@ -9,6 +9,7 @@ from ovdemo.vocabulary.overlap import seen_classes
 from ovdemo.vocabulary.parsing import format_classes, parse_classes, read_vocabulary_file
 from ovdemo.vocabulary.presets import imagenet21k_synsets, load_preset, preset_names, preset_title
 from ovdemo.vocabulary.prompts import BARE, VILD_14, TemplateSet
+from ovdemo.vocabulary.shipped import ShippedRows, packed
 
 __all__ = [
     "BARE",
@@ -17,6 +18,7 @@ __all__ = [
     "EmbeddingSpace",
     "Kind",
     "Progress",
+    "ShippedRows",
     "TemplateSet",
     "TextEmbedder",
     "TextEmbeddings",
@@ -28,6 +30,7 @@ __all__ = [
     "imagenet21k_synsets",
     "infer_kind",
     "load_preset",
+    "packed",
     "parse_classes",
     "preset_names",
     "preset_title",

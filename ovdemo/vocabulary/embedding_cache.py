@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,14 @@ class EmbeddingSpace:
         return f"{readable[:80]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
+class RowSource(Protocol):
+    """Where rows may lie that are not in memory."""
+
+    def load(self, space: EmbeddingSpace, names: Sequence[str]) -> Rows:
+        """The rows that are there, by name: (width,) float32 unit vectors, read-only arrays."""
+        ...
+
+
 class EmbeddingCache:
     """Unit rows by name: the recently used ones in memory, all of them in one SQLite file per space.
 
@@ -70,10 +78,12 @@ class EmbeddingCache:
     Args:
         folder: where the files are; made at the first use. ``None`` keeps everything in memory.
         memory_rows: how many rows stay in memory; the least recently used leave first.
+        shipped: rows that came with the weights; asked before the disk, which need not keep them again.
     """
 
-    def __init__(self, folder: Path | None, memory_rows: int = 50_000) -> None:
+    def __init__(self, folder: Path | None, memory_rows: int = 50_000, *, shipped: RowSource | None = None) -> None:
         self._disk = _Disk(folder)
+        self._sources: tuple[RowSource, ...] = (self._disk,) if shipped is None else (shipped, self._disk)
         self._memory: OrderedDict[tuple[EmbeddingSpace, str], np.ndarray] = OrderedDict()
         self._memory_rows = memory_rows
         self._lock = Lock()
@@ -82,11 +92,12 @@ class EmbeddingCache:
         """The rows that are known, by name: (width,) float32 unit vectors, read-only arrays."""
         wanted = list(dict.fromkeys(names))
         rows = self._recall(space, wanted)
-        missing = [name for name in wanted if name not in rows]
-        if missing:
-            loaded = self._disk.load(space, missing)
-            self._remember(space, loaded)
-            rows |= loaded
+        for source in self._sources:
+            missing = [name for name in wanted if name not in rows]
+            if missing:
+                loaded = source.load(space, missing)
+                self._remember(space, loaded)
+                rows |= loaded
         return rows
 
     def put(self, space: EmbeddingSpace, rows: Mapping[str, np.ndarray]) -> None:
