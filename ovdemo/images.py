@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import unicodedata
@@ -78,20 +79,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """Shorter side to ``short_side`` unless that takes the longer one above ``long_side``; both in pixels."""
+    """Shorter side to ``short_side`` unless that takes the longer one above ``long_side``; both in pixels.
+
+    Nothing is enlarged by more than ``enlarge``: to a network, a blown-up thumbnail is unlike any photograph.
+    """
 
     short_side: int
     long_side: int
+    enlarge: float = math.inf
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that a picture of this height and width is resized to, halves rounded up."""
         scale = self.short_side / min(height, width)
         new_height = float(self.short_side) if height <= width else scale * height
         new_width = float(self.short_side) if width <= height else scale * width
-        longer = max(new_height, new_width)
-        if longer > self.long_side:
-            new_height *= self.long_side / longer
-            new_width *= self.long_side / longer
+        shrink = min(1.0, self.long_side / max(new_height, new_width), self.enlarge / scale)
+        if shrink < 1:
+            new_height *= shrink
+            new_width *= shrink
         return int(new_height + 0.5), int(new_width + 0.5)
 
 

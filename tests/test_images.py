@@ -350,6 +350,9 @@ def check_picture_or_sentence(data: bytes) -> None:
         (ResizeRule(800, 1333), (640, 480), (1067, 800)),
         (ResizeRule(800, 1333), (300, 1200), (333, 1333)),
         (ResizeRule(640, 640), (480, 640), (480, 640)),
+        (ResizeRule(320, 640, enlarge=2), (64, 64), (128, 128)),
+        (ResizeRule(320, 640, enlarge=2), (100, 400), (160, 640)),
+        (ResizeRule(320, 640, enlarge=2), (480, 640), (320, 427)),
         (ResizeRule(800, 1333), (500, 500), (800, 800)),
     ],
 )

@@ -148,6 +148,12 @@ class Patches:
             mask[place] = True
         return Scene(pixels, masks, np.array([left, right]), np.ones(2, bool), np.ones((64, 64), bool))
 
+    def object_scene(self, side: int, random: np.random.Generator) -> Scene:
+        concept = random.integers(3)
+        whole = np.ones((side, side), bool)
+        pixels = np.broadcast_to(np.uint8(list(COLOURS.values())[concept]), (side, side, 3))
+        return Scene(pixels, whole[None], np.array([concept]), np.ones(1, bool), whole)
+
     def caption_scene(self, random: np.random.Generator) -> tuple[np.ndarray, str]:
         name = random.choice(list(COLOURS))
         return np.full((64, 64, 3), COLOURS[name], np.uint8), f"all {name}"

@@ -20,7 +20,7 @@ from ovdemo.evaluation.members import ZipMembers, read_label_map
 from ovdemo.images import load_picture
 from ovdemo.training import photos
 from ovdemo.training.canvas import Canvas, Sprite
-from ovdemo.training.compose import Composer, _cells
+from ovdemo.training.compose import Composer
 from ovdemo.training.concepts import NAMELESS, Concepts
 from ovdemo.training.mentions import without_mentions
 from ovdemo.training.photos import Photo, PhotoStore
@@ -283,17 +283,6 @@ def test_crowds_are_no_masks(data: Path) -> None:
     composer = Composer(only, 32)
     scenes = [composer._masked_draft(SIDE, np.random.default_rng(n)) for n in range(20)]
     assert max(len(canvas.regions) for canvas in scenes) == 2
-
-
-@pytest.mark.parametrize("side", [128, 256, 320])
-def test_cells_tile_the_picture(side: int) -> None:
-    for seed in range(20):
-        seen = np.zeros((side, side), int)
-        for x, y, width, height in _cells((0, 0, side, side), 256, np.random.default_rng(seed)):
-            assert 64 <= min(width, height) <= max(width, height) <= 256
-            assert (x % 32, y % 32) == (0, 0)
-            seen[y : y + height, x : x + width] += 1
-        assert (seen == 1).all()
 
 
 def test_sides_are_whole_strides(data: Path) -> None:

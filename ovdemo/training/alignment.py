@@ -15,20 +15,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ovdemo.nn.clip import ClipTower
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
 from ovdemo.training.compose import Composer
-from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 
-_PEAK = 2e-3
+_PEAK = 1.5e-3
 _DECAY = 0.05
 _AVERAGED = 0.998  # of the weights' moving average a step
 _LAYER_SCALE = 0.1  # a ConvNeXt's own 1e-6 is for schedules a hundred times longer
 _MAX_LOGIT_SCALE = float(np.log(100))
 _CAPTION_WEIGHT = 0.3
 
-_SCENES, _CAPTIONED = 16, 2  # of a step
+_SCENES, _CAPTIONED = 7, 1  # of a step
+# Photographs of one thing, by side: as many as have the pixels of nine scenes. They are small, so that a step shows
+# many, and apart, because 7 x 7 convolutions at stride 32 would mix neighbours in a mosaic.
+_OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16}
+_OBJECT_SHARES = (0.15, 0.4, 0.35, 0.1)
 _OTHERS = 511  # captions that each photograph's own is told from
+
+_Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
 
 
 class ImageTrainee:
@@ -53,7 +58,7 @@ class ImageTrainee:
 
         Args:
             tower: text trained, image part fresh.
-            composer: draws scenes with named regions, and captioned photographs.
+            composer: draws scenes with named regions only, photographs of one thing, and captioned ones.
             wordings: (V, M, D) unit vectors of the concepts.
             alike: (V, V) bool, pairs that are never each other's wrong answer.
             held_out: concepts that are nobody's wrong answer either.
@@ -80,10 +85,14 @@ class ImageTrainee:
 
     def step(self, share: float) -> dict[str, float]:
         """One batch of scenes and captioned photographs."""
-        (scenes, captioned), random = self._batches.next()
+        (scenes, objects, captioned), random = self._batches.next()
         set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
-        naming, right = self._naming_loss(dense[: len(scenes)], scenes, random)
+        embedded = [
+            self._embed_scenes(dense, scenes),
+            self._embed_scenes(self._dense([scene.pixels for scene in objects]), objects),
+        ]
+        naming, right = self._naming_loss(torch.cat(embedded), [*scenes, *objects], random)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
         self._optimiser.zero_grad(set_to_none=True)
@@ -103,21 +112,21 @@ class ImageTrainee:
             dense = self._tower.stages(image)["res5"]
         return dense.float()
 
-    def _naming_loss(self, dense: Tensor, scenes: list[Scene], random: np.random.Generator) -> tuple[Tensor, float]:
-        named = [scene.concepts != NAMELESS for scene in scenes]
-        concepts = torch.from_numpy(np.concatenate([s.concepts[keep] for s, keep in zip(scenes, named, strict=True)]))
-        pooled = [
-            self._embed(dense[i : i + 1], scene.masks[keep])
-            for i, (scene, keep) in enumerate(zip(scenes, named, strict=True))
-            if keep.any()
-        ]
-        embeddings = F.normalize(torch.cat(pooled), dim=-1)
+    def _naming_loss(
+        self, embeddings: Tensor, scenes: list[Scene], random: np.random.Generator
+    ) -> tuple[Tensor, float]:
+        """Cross-entropy of named regions (R, D) among all concepts, and the share named right."""
+        concepts = torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))
         wording = torch.from_numpy(random.integers(self._wordings.shape[1], size=len(self._wordings)))
         classes = self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
-        logits = self._tower.clip_model.logit_scale.exp() * embeddings @ classes.T
+        logits = self._tower.clip_model.logit_scale.exp() * F.normalize(embeddings, dim=-1) @ classes.T
         logits = logits.masked_fill(self._ignored[concepts].to(self._device), float("-inf"))
         target = concepts.to(self._device)
         return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean().item()
+
+    def _embed_scenes(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
+        """Embeddings (R, D) of all regions of scenes, whose features are the first of (B, C, h, w)."""
+        return torch.cat([self._embed(dense[i : i + 1], scene.masks) for i, scene in enumerate(scenes)])
 
     def _embed(self, dense: Tensor, masks: np.ndarray) -> Tensor:
         """Embeddings (R, D) of masks (R, S, S); each pools the cells that it covers at least half as well as its best,
@@ -159,6 +168,8 @@ class ImageTrainee:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
 
 
-def _draw(composer: Composer, random: np.random.Generator) -> tuple[list[Scene], list[tuple[np.ndarray, str]]]:
+def _draw(composer: Composer, random: np.random.Generator) -> _Drawn:
     scenes = [composer.region_scene(random) for _ in range(_SCENES)]
-    return scenes, [composer.caption_scene(random) for _ in range(_CAPTIONED)]
+    side = int(random.choice(list(_OBJECTS), p=_OBJECT_SHARES))
+    objects = [composer.object_scene(side, random) for _ in range(_OBJECTS[side])]
+    return scenes, objects, [composer.caption_scene(random) for _ in range(_CAPTIONED)]

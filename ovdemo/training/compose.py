@@ -1,4 +1,4 @@
-"""Training pictures made from photographs: mosaics, crops and pasted cut-outs, all drawn from one generator."""
+"""Training pictures made from photographs: crops and pasted cut-outs, all drawn from one generator."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ovdemo.training.mentions import without_mentions
 from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
 from ovdemo.training.scenes import Scene
 
-_STEP = 32  # stride of the image tower: cells of a mosaic lie on its grid
+_STEP = 32  # stride of the image tower
 _MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
 _LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
 _WEIGHTS = {"camvid": 0.4, "ccp": 0.5}  # sets of many photographs of the same few streets, or of one person each
+_SMALL = 128  # pixels a side that every photograph bears to be enlarged to
 _MIN_REGION = 400  # pixels of a region to learn a name from
 _MIN_MASK = 64  # pixels of a mask to learn a shape from
 _MIN_SHARE = 0.3  # what must stay visible of it
@@ -105,10 +106,8 @@ class Composer:
         self._drafts = self._kinds_of_drafts()
 
     def region_scene(self, rng: np.random.Generator) -> Scene:
-        """A picture with named regions only, each of at least 400 pixels (256 in a mosaic).
-
-        Of a hundred, 55 are mosaics of photographs that show one thing, 30 crops of a labelled photograph, and 15
-        have cut-outs pasted on.
+        """A picture with named regions only, each of at least 400 pixels: two crops of a labelled photograph for each
+        picture with cut-outs pasted on.
 
         Raises:
             UserError: the data have no named regions to show.
@@ -118,6 +117,27 @@ class Composer:
             if len(scene.masks):
                 return scene
         raise UserError("The training photographs show too few named regions; use more sets or hold out less.")
+
+    def object_scene(self, side: int, rng: np.random.Generator) -> Scene:
+        """Most of a photograph that shows one thing, ``side`` pixels a side, as one region: all of it, or in half of
+        those with a cut-out, the cut-out if it fills a sixteenth.
+
+        Raises:
+            UserError: the data have no such photographs.
+        """
+        photos = self._whole if side <= _SMALL else self._whole_large
+        if not photos:
+            raise UserError("The training photographs have no names of their own; add a set whose photographs do.")
+        photo = photos.draw(rng)
+        window, flip = _resized_crop(photo, (side, side), (0.5, 1.0), rng), _coin(rng)
+        mask = np.ones((side, side), bool)
+        ids = next((layer.ids for layer in photo.layers if layer.kind == "cutout"), None)
+        if ids is not None and _coin(rng):
+            shape = cut_ids(ids, window, (side, side), flip=flip) == 1
+            mask = shape if 16 * np.count_nonzero(shape) >= side * side else mask
+        pixels = jitter_colours(cut(photo.pixels, window, (side, side), flip=flip), rng)
+        is_thing = np.array([self._concepts.entries[photo.concept].isthing])
+        return Scene(pixels, mask[None], np.array([photo.concept]), is_thing, mask)
 
     def panoptic_scene(self, rng: np.random.Generator) -> Scene:
         """A crowded picture with all that is marked in it, named or not, each mask of at least 64 pixels.
@@ -153,12 +173,10 @@ class Composer:
 
     def _kinds_of_regions(self) -> Weighted[Callable[[np.random.Generator], Scene]]:
         kinds: list[tuple[Callable[[np.random.Generator], Scene], float]] = []
-        if self._whole:
-            kinds.append((self._mosaic_scene, 0.55))
         if self._labelled.items:
-            kinds.append((self._labelled_scene, 0.30))
+            kinds.append((self._labelled_scene, 0.67))
         if self._named_cutouts and (self._labelled.items or self._plain):
-            kinds.append((self._pasted_scene, 0.15))
+            kinds.append((self._pasted_scene, 0.33))
         return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
 
     def _kinds_of_drafts(self) -> Weighted[_Draft]:
@@ -187,7 +205,7 @@ class Composer:
         return _crop_canvas(photo, [level], side, self._scales(side), rng)
 
     def _object_draft(self, side: int, rng: np.random.Generator) -> Canvas:
-        photo = (self._objects if side <= 128 else self._objects_large).draw(rng)
+        photo = (self._objects if side <= _SMALL else self._objects_large).draw(rng)
         shapes = [layer for layer in photo.layers if layer.kind == "cutout"]
         return _crop_canvas(photo, shapes, side, self._scales(side), rng)
 
@@ -195,29 +213,8 @@ class Composer:
         """A smaller canvas shows as much of a photograph as a full one."""
         return 0.6 * side / self._side, 2.0 * side / self._side
 
-    def _mosaic_scene(self, rng: np.random.Generator) -> Scene:
-        canvas = Canvas(np.zeros((self._side, self._side, 3), np.uint8))
-        for cell in _cells((0, 0, self._side, self._side), 128 if not self._whole_large else 256, rng):
-            self._fill_cell(canvas, cell, rng)
-        return self._named_scene(canvas, 256, rng)
-
-    def _fill_cell(self, canvas: Canvas, cell: Box, rng: np.random.Generator) -> None:
-        x, y, width, height = cell
-        photo = (self._whole if max(width, height) <= 128 else self._whole_large).draw(rng)
-        window, flip = _resized_crop(photo, (width, height), (0.5, 1.0), rng), _coin(rng)
-        place = slice(y, y + height), slice(x, x + width)
-        canvas.pixels[place] = cut(photo.pixels, window, (width, height), flip=flip)
-        mask = np.zeros(canvas.pixels.shape[:2], bool)
-        mask[place] = True
-        ids = next((layer.ids for layer in photo.layers if layer.kind == "cutout"), None)
-        if ids is not None and _coin(rng):
-            shape = cut_ids(ids, window, (width, height), flip=flip) == 1
-            if 16 * np.count_nonzero(shape) >= width * height:
-                mask[place] = shape
-        canvas.add(mask, photo.concept, self._concepts.entries[photo.concept].isthing)
-
     def _labelled_scene(self, rng: np.random.Generator) -> Scene:
-        return self._named_scene(self._labelled_crop(rng), _MIN_REGION, rng)
+        return self._named_scene(self._labelled_crop(rng), rng)
 
     def _pasted_scene(self, rng: np.random.Generator) -> Scene:
         if self._plain and (not self._labelled.items or _coin(rng)):
@@ -226,20 +223,20 @@ class Composer:
             canvas = self._labelled_crop(rng)
         for _ in range(rng.integers(1, 7)):
             _paste(canvas, self._named_cutouts.draw(rng), (32, 200), rng)
-        return self._named_scene(canvas, _MIN_REGION, rng)
+        return self._named_scene(canvas, rng)
 
     def _labelled_crop(self, rng: np.random.Generator) -> Canvas:
         photo = self._labelled.draw(rng)
         return _crop_canvas(photo, photo.layers, self._side, (0.75, 2.0), rng)
 
-    def _named_scene(self, canvas: Canvas, min_area: int, rng: np.random.Generator) -> Scene:
+    def _named_scene(self, canvas: Canvas, rng: np.random.Generator) -> Scene:
         canvas.pixels = jitter_colours(canvas.pixels, rng)
-        return canvas.scene(min_area, _MIN_SHARE, named_only=True)
+        return canvas.scene(_MIN_REGION, _MIN_SHARE, named_only=True)
 
 
 def _is_large(photo: Photo) -> bool:
-    """Whether it bears being shown at more than 128 pixels a side."""
-    return bool(min(photo.pixels.shape[:2]) > 64)
+    """Whether it bears being shown at more than :data:`_SMALL` pixels a side."""
+    return 2 * min(photo.pixels.shape[:2]) > _SMALL
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
@@ -295,23 +292,6 @@ def captioned(store: PhotoStore) -> list[tuple[Photo, tuple[str, ...]]]:
     held_out = [name for index in store.concepts.held_out for name in store.concepts.entries[index].names]
     kept = [(photo, without_mentions(photo.captions, held_out)) for photo in store.photos if photo.captions]
     return [(photo, captions) for photo, captions in kept if captions]
-
-
-def _cells(area: Box, largest: int, rng: np.random.Generator) -> Iterator[Box]:
-    """Cut a rectangle into cells of 64 to ``largest`` pixels a side, not much longer than wide, in steps of 32."""
-    x, y, width, height = area
-    longer, shorter = max(width, height), min(width, height)
-    fits = longer <= largest and longer < 2 * shorter
-    if longer < 128 or (fits and rng.random() < (0.1 if longer > 128 else 0.5)):
-        yield area
-        return
-    near = 64 + _STEP * int(rng.integers((longer - 128) // _STEP + 1))
-    if width >= height:
-        yield from _cells((x, y, near, height), largest, rng)
-        yield from _cells((x + near, y, width - near, height), largest, rng)
-    else:
-        yield from _cells((x, y, width, near), largest, rng)
-        yield from _cells((x, y + near, width, height - near), largest, rng)
 
 
 def _resized_crop(photo: Photo, size: tuple[int, int], shares: tuple[float, float], rng: np.random.Generator) -> Box:
