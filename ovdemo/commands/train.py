@@ -14,11 +14,12 @@ import torch
 from tqdm import tqdm
 
 from ovdemo.checkpoints import read_tensors, save_safetensors
-from ovdemo.loading import resolve_device
+from ovdemo.default_model import EMBEDDED_MODEL
+from ovdemo.loading import load_system, resolve_device
 from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
 from ovdemo.systems.fcclip import FCCLIPNetwork
-from ovdemo.systems.registry import EMBEDDED
+from ovdemo.systems.registry import EMBEDDED, find_variant
 from ovdemo.training.alignment import ImageTrainee
 from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
@@ -26,11 +27,12 @@ from ovdemo.training.loop import Trainee, train
 from ovdemo.training.photos import PhotoStore
 from ovdemo.training.phrases import read_phrases
 from ovdemo.training.segmenter import SegmenterTrainer
+from ovdemo.training.shipping import write_text, write_weights
 from ovdemo.training.text import TextTrainee, install_text
 from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
 
 _SIDE = 256  # pixels of a training scene
-_TEXT, _CLIP, _WEIGHTS = "text.safetensors", "clip.safetensors", "fcclip-embedded.safetensors"
+_TEXT, _CLIP = "text.safetensors", "clip.safetensors"
 
 
 def run_clip(options: argparse.Namespace) -> int:
@@ -52,20 +54,29 @@ def run_clip(options: argparse.Namespace) -> int:
 
 
 def run_segmenter(options: argparse.Namespace) -> int:
-    """Train the decoders on the tower of ``OUT/clip.safetensors``; write ``OUT/fcclip-embedded.safetensors``."""
+    """Train the decoders on the tower of ``OUT/clip.safetensors``; write the two files that the project ships."""
     concepts = _concepts(options)
     network = FCCLIPNetwork(EMBEDDED).to(resolve_device(options.device))
-    network.backbone.clip_model.load_state_dict(read_tensors(options.out / _CLIP))
+    network.backbone.clip_model.load_state_dict(read_tensors(options.out / _CLIP), strict=False)
     store = _photos(options.data, concepts)
     wordings = word_concepts(network.backbone, concepts, options.seed)
     trained = maskable(store)
-    composer = Composer(store, _SIDE)
-    trainer = SegmenterTrainer(network, wordings, trained, composer.panoptic_scene, seed=options.seed)
+    trainer = SegmenterTrainer(network, wordings, trained, Composer(store, _SIDE).panoptic_scene, seed=options.seed)
     _train(trainer, options.out, "segmenter", options.minutes)
     network.load_state_dict(trainer.result(), strict=False)
     names = [name for index in np.flatnonzero(trained) for name in concepts.entries[index].spoken]
-    save_safetensors(network.state_dict(), options.out / _WEIGHTS, {"training_names": json.dumps(names)})
+    held_out = [concepts.entries[index].name for index in sorted(concepts.held_out)]
+    _ship(network, names, {"held_out": json.dumps(held_out)}, options.out)
     return 0
+
+
+def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, str], out: Path) -> None:
+    files = find_variant(EMBEDDED_MODEL).embedded
+    assert files is not None
+    write_weights(network.state_dict(), training_names, facts, out / files.weights)
+    system = load_system(EMBEDDED_MODEL, checkpoint=out / files.weights)
+    with _bar("encoding the presets' names") as advance:
+        write_text(system, out / files.text, advance)
 
 
 def _image_trainee(tower: ClipTower, concepts: Concepts, store: PhotoStore, seed: int) -> ImageTrainee:

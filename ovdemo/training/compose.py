@@ -236,7 +236,7 @@ class Composer:
 
 def _is_large(photo: Photo) -> bool:
     """Whether it bears being shown at more than :data:`_SMALL` pixels a side."""
-    return 2 * min(photo.pixels.shape[:2]) > _SMALL
+    return bool(2 * min(photo.pixels.shape[:2]) > _SMALL)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
