@@ -64,7 +64,7 @@ def run_segmenter(options: argparse.Namespace) -> int:
     trainer = SegmenterTrainer(network, wordings, trained, Composer(store, _SIDE).panoptic_scene, seed=options.seed)
     _train(trainer, options.out, "segmenter", options.minutes)
     network.load_state_dict(trainer.result(), strict=False)
-    names = [name for index in np.flatnonzero(trained) for name in concepts.entries[index].spoken]
+    names = concepts.names(np.flatnonzero(trained).tolist())
     held_out = [concepts.entries[index].name for index in sorted(concepts.held_out)]
     _ship(network, names, {"held_out": json.dumps(held_out)}, options.out)
     return 0

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ovdemo.nn.clip import ClipTower
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
 from ovdemo.training.compose import Composer
-from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
+from ovdemo.training.loop import learning_rate
+from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 
@@ -26,10 +27,10 @@ _LAYER_SCALE = 0.1  # a ConvNeXt's own 1e-6 is for schedules a hundred times lon
 _MAX_LOGIT_SCALE = float(np.log(100))
 _CAPTION_WEIGHT = 0.3
 
-_SCENES, _CAPTIONED = 7, 1  # of a step
-# Photographs of one thing, by side: as many as have the pixels of nine scenes. They are small, so that a step shows
+_SCENES, _CAPTIONED = 5, 1  # of a step
+# Photographs of one thing, by side: as many as have the pixels of six scenes. They are small, so that a step shows
 # many, and apart, because 7 x 7 convolutions at stride 32 would mix neighbours in a mosaic.
-_OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16}
+_OBJECTS = {64: 96, 96: 43, 128: 24, 192: 11}
 _OBJECT_SHARES = (0.15, 0.4, 0.35, 0.1)
 _OTHERS = 511  # captions that each photograph's own is told from
 
@@ -77,7 +78,7 @@ class ImageTrainee:
                 parameter.data.fill_(_LAYER_SCALE)
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED))
-        self._optimiser = adamw(tower.clip_model, _DECAY)
+        self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
         self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
@@ -86,7 +87,6 @@ class ImageTrainee:
     def step(self, share: float) -> dict[str, float]:
         """One batch of scenes and captioned photographs."""
         (scenes, objects, captioned), random = self._batches.next()
-        set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
         embedded = [
             self._embed_scenes(dense, scenes),
@@ -95,11 +95,7 @@ class ImageTrainee:
         naming, right = self._naming_loss(torch.cat(embedded), [*scenes, *objects], random)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
-        self._optimiser.zero_grad(set_to_none=True)
-        (naming + _CAPTION_WEIGHT * telling).backward()
-        trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        self._optimiser.step()
+        self._optimiser.step(naming + _CAPTION_WEIGHT * telling, learning_rate(_PEAK, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         self._average.update_parameters(self._tower.clip_model.visual)
         return {"naming": naming.item(), "captions": telling.item(), "named right": right}
@@ -150,7 +146,7 @@ class ImageTrainee:
         return {
             "tensors": self._tower.clip_model.state_dict(),
             "average": self._average.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": self._optimiser.state(),
             "batches": self._batches.made,
         }
 
@@ -158,7 +154,7 @@ class ImageTrainee:
         """See :class:`~ovdemo.training.loop.Trainee`."""
         self._tower.clip_model.load_state_dict(state["tensors"])
         self._average.load_state_dict(state["average"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimiser.restore(state["optimiser"])
         self._batches.skip_to(state["batches"])
 
     def result(self) -> dict[str, Tensor]:

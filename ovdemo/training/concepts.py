@@ -35,7 +35,13 @@ class Concept:
 
 
 class Concepts:
-    """All concepts of a data folder; the index of a concept is its place here."""
+    """All concepts of a data folder; the index of a concept is its place here.
+
+    Attributes:
+        entries: the concepts.
+        places: index by data set and the set's own name of a class.
+        held_out: indices that training must never name.
+    """
 
     def __init__(self, entries: Iterable[Concept], places: dict[tuple[str, str], int], held_out: Collection[str] = ()):
         """Take the concepts and where each (data set, class name) leads.
@@ -44,7 +50,7 @@ class Concepts:
             UserError: a concept to be held out does not exist.
         """
         self.entries = tuple(entries)
-        self._places = places
+        self.places = places
         by_name = {concept.name: index for index, concept in enumerate(self.entries)}
         unknown = sorted(set(held_out) - set(by_name))
         if unknown:
@@ -80,14 +86,19 @@ class Concepts:
 
     def find(self, folder: str, name: str | None) -> int:
         """Index of what a data set calls ``name``; :data:`NAMELESS` if unknown or held out."""
-        index = self._places.get((folder, name or ""), NAMELESS)
+        index = self.places.get((folder, name or ""), NAMELESS)
         return NAMELESS if index in self.held_out else index
+
+    def names(self, indices: Collection[int]) -> list[str]:
+        """Every name that people or the data sets use for the chosen concepts, each once."""
+        written = [name for (_, name), index in self.places.items() if index in indices]
+        return list(dict.fromkeys([name for index in indices for name in self.entries[index].spoken] + written))
 
     def told_apart(self) -> np.ndarray:
         """(V, V) bool: pairs that some data set lists as different classes; the diagonal is true."""
-        folders = sorted({folder for folder, _ in self._places})
+        folders = sorted({folder for folder, _ in self.places})
         listed = np.zeros((len(self), len(folders)), bool)
-        for (folder, _), index in self._places.items():
+        for (folder, _), index in self.places.items():
             listed[index, folders.index(folder)] = True
         apart: Any = (listed[:, None] & listed[None]).any(-1)
         return np.asarray(apart)
