@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -16,6 +17,7 @@ from torch import Tensor
 from ovdemo.errors import UserError
 from ovdemo.training import loop
 from ovdemo.training.loop import learning_rate, train
+from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.prefetch import Prefetched
 
 
@@ -115,3 +117,49 @@ def test_batches_depend_on_seed_and_number_alone() -> None:
     assert numbers(again, 2) == first[4:]
     assert again.made == 6
     assert numbers(Prefetched(np.random.Generator.random, seed=4), 6) != first
+
+
+def toy_network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    layers = (torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.Conv2d(16, 16, 7, padding=3, groups=16))
+    return torch.nn.Sequential(*layers, torch.nn.Conv2d(16, 64, 1), torch.nn.Flatten(), torch.nn.Linear(64 * 16, 4))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_optimiser_moves_every_weight_and_goes_on_as_if_it_had_not_stopped(layout: torch.memory_format) -> None:
+    pictures = torch.randn(16, 8, 4, 4)
+    targets = pictures.mean((2, 3))[:, :4] * 5
+
+    def loss(network: torch.nn.Module) -> Tensor:
+        return torch.nn.functional.mse_loss(network(pictures), targets)
+
+    network = toy_network().to(memory_format=layout)
+    start = {name: x.clone() for name, x in network.named_parameters()}
+    optimiser = MatrixOptimiser(network, decay=0.01)
+    first = loss(network).item()
+    for _ in range(30):
+        optimiser.step(loss(network), 0.01)
+    assert loss(network).item() < 0.3 * first
+    assert not any(torch.equal(start[name], x) for name, x in network.named_parameters())
+    second = toy_network().to(memory_format=layout)
+    resumed = MatrixOptimiser(second, decay=0.01)
+    second.load_state_dict(network.state_dict())
+    resumed.restore(copy.deepcopy(optimiser.state()))
+    for _ in range(2):
+        optimiser.step(loss(network), 0.01)
+        resumed.step(loss(second), 0.01)
+    for name, x in network.named_parameters():
+        torch.testing.assert_close(second.get_parameter(name), x)
+
+
+def test_a_matrix_steps_the_same_in_every_direction() -> None:
+    """Muon's point: however unequal a gradient's singular values, those of the step are nearly equal."""
+    layer = torch.nn.Linear(64, 48)
+    before = layer.weight.detach().clone()
+    left, _ = torch.linalg.qr(torch.randn(48, 48))
+    right, _ = torch.linalg.qr(torch.randn(64, 48))
+    gradient = left @ torch.diag(torch.logspace(0, -1.5, 48)) @ right.T
+    MatrixOptimiser(layer, decay=0.0).step((layer.weight * gradient).sum(), 0.01)
+    values = torch.linalg.svdvals(before - layer.weight.detach())
+    assert values.max() / values.median() < 2
+    assert torch.linalg.svdvals(gradient).max() / torch.linalg.svdvals(gradient).median() > 5

@@ -13,13 +13,14 @@ _NEWTON_STEPS = 4  # towards the orthogonal factor; on a CPU each costs as much 
 class MatrixOptimiser:
     """Steps along orthogonalised momentum where a weight is a matrix (Jordan et al. 2024, Muon), else AdamW's.
 
-    A convolution's kernel counts as the matrix from everything it sees to its outputs; depthwise kernels and the first
-    layer's few inputs are no such matrices.
+    A convolution's kernel counts as the matrix from everything it sees to its outputs; depthwise kernels, tables of
+    embeddings and the first layer's few inputs are no such matrices.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._kernels = [parameter for parameter in trained if _is_matrix(parameter)]
+        tables = {table.weight for table in module.modules() if isinstance(table, nn.Embedding)}
+        self._kernels = [parameter for parameter in trained if _is_matrix(parameter) and parameter not in tables]
         # Each shares its kernel's memory, so that a step on the matrix is a step on the kernel.
         self._matrices = [nn.Parameter(_as_matrix(kernel.data, kernel)) for kernel in self._kernels]
         self._muon = torch.optim.Muon(
@@ -30,7 +31,8 @@ class MatrixOptimiser:
             ns_steps=_NEWTON_STEPS,
             adjust_lr_fn="match_rms_adamw",
         )
-        rest = [parameter for parameter in trained if not _is_matrix(parameter)]
+        kernels = set(self._kernels)
+        rest = [parameter for parameter in trained if parameter not in kernels]
         self._adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self._trained = trained
 
