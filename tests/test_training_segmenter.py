@@ -27,7 +27,7 @@ from ovdemo.training.losses import (
 )
 from ovdemo.training.matcher import assign, matching_cost
 from ovdemo.training.scenes import Scene
-from ovdemo.training.segmenter import PEAK_RATE, SegmenterTrainer, collate, learning_rate
+from ovdemo.training.segmenter import SegmenterTrainer, collate
 from ovdemo.training.words import WORDS, StepWords, Words
 from tiny import tiny_config
 
@@ -265,9 +265,3 @@ def test_result_holds_what_the_tower_does_not() -> None:
     learner = trainer()
     names = {name for name in learner.network.state_dict() if not name.startswith("backbone.")}
     assert learner.result().keys() == names
-
-
-def test_learning_rate_rises_then_falls() -> None:
-    rates = [learning_rate(share) for share in (0, 0.01, 0.03, 0.5, 1.0)]
-    assert 0 < rates[0] < rates[1] < rates[2] == PEAK_RATE
-    assert rates[2] > rates[3] > rates[4] == pytest.approx(0)

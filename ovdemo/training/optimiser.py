@@ -36,12 +36,15 @@ class MatrixOptimiser:
         self._adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self._trained = trained
 
-    def step(self, loss: Tensor, rate: float, clip: float = 1.0) -> None:
-        """Differentiate a loss and move all weights at a learning rate, gradients clipped to a norm."""
+    def step(self, loss: Tensor, rate: float) -> None:
+        """Differentiate a loss and move all weights at a learning rate.
+
+        Gradients are clipped to a norm of 1: neither optimiser sees a constant factor, so this only evens steps out.
+        """
         for parameter in self._trained:
             parameter.grad = None
         loss.backward()
-        nn.utils.clip_grad_norm_(self._trained, clip)
+        nn.utils.clip_grad_norm_(self._trained, 1.0)
         for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
             assert kernel.grad is not None
             matrix.grad = _as_matrix(kernel.grad, kernel)

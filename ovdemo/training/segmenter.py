@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ovdemo.nn.pixel_decoder import DeformableTransformer, PixelFeatures
+from ovdemo.nn.pixel_decoder import PixelFeatures
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, FCCLIPNetwork
+from ovdemo.training.loop import learning_rate
 from ovdemo.training.losses import (
     VOID_WEIGHT,
     bce_loss,
@@ -33,6 +33,7 @@ from ovdemo.training.losses import (
     void_weights,
 )
 from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assign, matching_cost
+from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.scenes import Scene
 from ovdemo.training.words import StepWords, Words
 
@@ -40,11 +41,7 @@ Draw = Callable[[np.random.Generator], Scene]
 
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
 PEAK_RATE = 5e-4  # five times FC-CLIP's: the decoders are small and start from nothing
-WARM_UP = 0.03  # share of the schedule
 WEIGHT_DECAY = 0.05
-# Mask2Former clips at 0.01. AdamW does not see a constant factor, so clipping only evens steps out; at 0.01 the
-# second moments would sink towards the optimiser's epsilon.
-GRADIENT_NORM = 1.0
 AVERAGING = 0.998
 
 
@@ -107,7 +104,7 @@ class SegmenterTrainer:
         self._generator = torch.Generator().manual_seed(seed)
         self._weights = {name: x for name, x in network.named_parameters() if x.requires_grad}
         self._average = {name: x.detach().clone() for name, x in self._weights.items()}
-        self._optimiser = torch.optim.AdamW(_decayed(network), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        self._optimiser = MatrixOptimiser(network, WEIGHT_DECAY)
         self._states = len(network.sem_seg_head.predictor.transformer_ffn_layers) + 1
         self._steps = 0
 
@@ -117,17 +114,12 @@ class SegmenterTrainer:
         Returns:
             ``total``, the sum over all decoder states, and the unweighted ``class``, ``bce`` and ``dice`` of the last.
         """
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(share)
         batch = collate([self._draw(self._rng) for _ in range(self._batch)], self._device)
         words = self._words.draw(batch.concepts, self._rng)
         losses = self.losses(batch, words)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
         total = weighted.sum()
-        self._optimiser.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(self._weights.values(), GRADIENT_NORM)
-        self._optimiser.step()
+        self._optimiser.step(total, learning_rate(PEAK_RATE, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
 
@@ -212,7 +204,7 @@ class SegmenterTrainer:
         return {
             "weights": {name: x.detach().clone() for name, x in self._weights.items()},
             "average": {name: x.clone() for name, x in self._average.items()},
-            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "optimiser": copy.deepcopy(self._optimiser.state()),
             "steps": self._steps,
             "rng": json.dumps(self._rng.bit_generator.state),
             "generator": self._generator.get_state(),
@@ -224,7 +216,7 @@ class SegmenterTrainer:
             for name, x in self._weights.items():
                 x.copy_(state["weights"][name])
                 self._average[name].copy_(state["average"][name])
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self._optimiser.restore(copy.deepcopy(state["optimiser"]))
         self._steps = state["steps"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._generator.set_state(state["generator"].cpu())
@@ -254,22 +246,3 @@ def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:
         concepts=np.concatenate([scene.concepts for scene in scenes]),
         labelled=F.avg_pool2d(labelled[:, None].float(), 4)[:, 0],
     )
-
-
-def learning_rate(share: float) -> float:
-    """Linear warm-up, then half a cosine down to zero, by the share (0..1) of the schedule that has passed."""
-    if share < WARM_UP:
-        return PEAK_RATE * max(share / WARM_UP, 0.01)
-    return PEAK_RATE / 2 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
-
-
-def _decayed(network: FCCLIPNetwork) -> list[dict[str, Any]]:
-    """Parameter groups: matrices decay; biases, norms, scalars and all embeddings do not."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for module in network.modules():
-        is_table = isinstance(module, (nn.Embedding, DeformableTransformer))
-        for x in module.parameters(recurse=False):
-            if x.requires_grad:
-                (free if is_table or x.ndim < 2 else decayed).append(x)
-    return [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
