@@ -40,7 +40,7 @@ from ovdemo.training.words import StepWords, Words
 Draw = Callable[[np.random.Generator], Scene]
 
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
-PEAK_RATE = 5e-4  # five times FC-CLIP's: the decoders are small and start from nothing
+PEAK_RATE = 1e-3  # ten times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
 AVERAGING = 0.998
 
@@ -94,7 +94,7 @@ class SegmenterTrainer:
     """
 
     def __init__(
-        self, network: FCCLIPNetwork, text: Tensor, trained: np.ndarray, draw: Draw, *, batch: int = 8, seed: int = 0
+        self, network: FCCLIPNetwork, text: Tensor, trained: np.ndarray, draw: Draw, *, batch: int = 4, seed: int = 0
     ) -> None:
         self.network = network
         self._device = network.void_embedding.weight.device
