@@ -7,5 +7,5 @@ data=${1:?"pass the folder of data sets"}
 out=${2:-out/training}
 python=${PYTHON:-.venv/bin/python}
 "$python" -m ovdemo train clip --data "$data" --out "$out" --text-minutes 10 --minutes 30 --hold-out checkpoints/held-out.txt
-"$python" -m ovdemo train segmenter --data "$data" --out "$out" --minutes 30 --hold-out checkpoints/held-out.txt
+"$python" -m ovdemo train segmenter --data "$data" --out "$out" --minutes 24 --hold-out checkpoints/held-out.txt
 cp "$out"/fcclip-embedded.safetensors "$out"/fcclip-embedded-text.safetensors checkpoints/

@@ -236,6 +236,18 @@ def test_scenes_hold_what_they_promise(data: Path) -> None:
     assert all(scene.is_thing[i] == (scene.concepts[i] != ROAD) for scene in panoptic for i in range(len(scene.masks)))
 
 
+def test_photographs_of_one_thing_are_shown_whole_or_cut_out(data: Path) -> None:
+    composer = Composer(open_store(data), SIDE)
+    scenes = [composer.object_scene(32, np.random.default_rng(n)) for n in range(40)]
+    assert all(scene.pixels.shape == (32, 32, 3) and scene.masks.shape == (1, 32, 32) for scene in scenes)
+    assert all(scene.concepts[0] != NAMELESS for scene in scenes)
+    whole = [bool(scene.masks.all()) for scene in scenes]
+    assert True in whole
+    assert False in whole
+    with pytest.raises(UserError, match="no names of their own"):
+        Composer(open_store(data, *NAMES), SIDE).object_scene(32, np.random.default_rng(0))
+
+
 def sprite(value: int, side: int, concept: int) -> Sprite:
     return Sprite(np.full((side, side, 3), value, np.uint8), np.full((side, side), 255, np.uint8), concept, True)
 
