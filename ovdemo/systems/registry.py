@@ -117,7 +117,7 @@ EMBEDDED = FCCLIPConfig(
     ensemble_on_valid_mask=False,
     pixel_decoder=PixelDecoderConfig(width=96, mask_width=96, layers=3, heads=4, feedforward=384),
     mask_decoder=MaskDecoderConfig(queries=64, width=96, mask_width=96, layers=6, heads=4, feedforward=384),
-    resize_rule=ResizeRule(short_side=384, long_side=640),
+    resize_rule=ResizeRule(short_side=320, long_side=640, enlarge=1),
 )
 
 _VARIANTS = (
