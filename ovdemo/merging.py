@@ -22,6 +22,8 @@ from ovdemo.vocabulary import Vocabulary
 
 _TOP = 5
 _SLACK = 1e-3  # of a bound on logits: rounding between it and the interpolated values it bounds
+_ROUNDING = 1e-5  # by which a proposal may lose, of its score: far more than float32 loses where sigmoid saturates
+_FEW = 8  # proposals in a tile: upsampling them costs no more than comparing them first
 
 Box = tuple[int, int, int, int]
 
@@ -99,7 +101,8 @@ class _Contest:
     Attributes:
         winner: (H, W) position of the winner, or K where there is none.
         inside: (H, W) bool, whether the pixel lies in the winner's own mask.
-        won, own, both: (K,) pixels won, pixels of the own mask, and pixels of both.
+        won, both: (K,) pixels won, and those of them inside the own mask.
+        own: (K,) pixels of the own mask; counted only where ``both`` is not 0.
     """
 
     winner: np.ndarray
@@ -110,9 +113,8 @@ class _Contest:
 
     def survivors(self, overlap_threshold: float) -> list[int]:
         """Positions of the proposals that keep enough of their own mask, in order."""
-        alive = (self.won > 0) & (self.own > 0) & (self.both > 0)
         share = self.won / np.maximum(self.own, 1)
-        return np.flatnonzero(alive & (share >= overlap_threshold)).tolist()
+        return np.flatnonzero((self.both > 0) & (share >= overlap_threshold)).tolist()
 
 
 def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
@@ -123,9 +125,7 @@ def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
     inside = torch.zeros((height, width), dtype=torch.bool, device=device)
     pieces = list(tiles(proposals)) if count else []
     for tile in pieces:
-        ceiling = weight * (tile.high[kept] + _SLACK).sigmoid()
-        floor = (weight * (tile.low[kept] - _SLACK).sigmoid()).max()
-        active = (ceiling >= floor).nonzero().flatten()
+        active = _contenders(tile, kept, weight)
         probability = tile.logits(kept[active]).sigmoid_()
         best, place = probability.mul_(weight[active]).max(-1)
         winner[tile.rows, tile.columns] = active[place]
@@ -133,17 +133,38 @@ def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
     won = winner.flatten().bincount(minlength=count + 1)[:count]
     both = winner[inside].bincount(minlength=count + 1)[:count]
     own = torch.zeros_like(won)
-    own[won > 0] = _mask_areas(pieces, kept[won > 0])
+    own[both > 0] = _mask_areas(pieces, kept[both > 0])
     return _Contest(*(x.cpu().numpy() for x in (winner, inside, won, own, both)))
 
 
+def _contenders(tile: Tile, kept: Tensor, weight: Tensor) -> Tensor:
+    """Positions in ``kept``, in order, of all proposals that may win a pixel of the tile.
+
+    The rival is the proposal that is nowhere below the greatest floor. Who never exceeds that floor is out. So is who
+    falls behind the rival everywhere: with ``s`` the ratio of the weights, ``x`` beats the rival's ``y`` where
+    ``exp(x - y) * (s + (s - 1) * exp(y)) >= 1``. The first factor is greatest in a cell, since interpolation is linear
+    and convex; the second, monotone in ``y``, is greatest at one end of the rival's range.
+    """
+    low, high = tile.low[kept], tile.high[kept]
+    floor, rival = (weight * (low - _SLACK).sigmoid()).max(0)
+    active = (weight * (high + _SLACK).sigmoid() >= floor).nonzero().flatten()
+    if len(active) <= _FEW:
+        return active
+    lead = (tile.cells.index_select(-1, kept[active]) - tile.cells[..., kept[rival], None]).amax((0, 1)) + _SLACK
+    ratio = (1 + _ROUNDING) * weight[active] / weight[rival]
+    ends = torch.stack((low[rival], high[rival])).exp()
+    handicap = (ratio + (ratio - 1) * ends[:, None]).amax(0)
+    return active[~(lead.exp() * handicap < 1)]  # negated: not-a-number, from overflow, must stay
+
+
 def _mask_areas(pieces: Sequence[Tile], queries: Tensor) -> Tensor:
-    """Pixels of each chosen proposal's own mask, ``sigmoid >= 0.5``, (n,) int64."""
+    """Pixels of each chosen proposal's own mask, logit >= 0, (n,) int64."""
     areas = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     for tile in pieces if len(queries) else ():
-        some = (tile.high[queries] > -_SLACK).nonzero().flatten()
-        mask = tile.logits(queries[some]).sigmoid_() >= 0.5
-        areas[some] += mask.flatten(0, 1).sum(0, dtype=torch.int32)
+        everywhere = tile.low[queries] > _SLACK
+        areas[everywhere] += len(tile.row_weights) * len(tile.column_weights)
+        some = ((tile.high[queries] > -_SLACK) & ~everywhere).nonzero().flatten()
+        areas[some] += (tile.logits(queries[some]) >= 0).flatten(0, 1).sum(0, dtype=torch.int32)
     return areas
 
 
