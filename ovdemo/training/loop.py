@@ -90,11 +90,6 @@ def train(trainee: Trainee, out: Path, name: str, minutes: float, report: Report
     return steps
 
 
-def seed_everything(seed: int) -> None:
-    """Seed PyTorch; what draws with NumPy takes its own generator."""
-    torch.manual_seed(seed)
-
-
 def learning_rate(peak: float, share: float) -> float:
     """Linear warm-up over the first 4% of the schedule, then a cosine down to a hundredth of the peak."""
     if share < _WARM_UP:
