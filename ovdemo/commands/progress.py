@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from tqdm import tqdm
 
 from ovdemo.loading import Progress
 
 
+def download_bar() -> AbstractContextManager[Progress]:
+    """A bar in bytes."""
+    return progress_bar("downloading", unit="B", unit_scale=True)
+
+
 @contextmanager
-def download_bar() -> Iterator[Progress]:
-    """A bar in bytes that appears with the first byte; gives the callback that moves it."""
+def progress_bar(title: str, *, unit: str = "it", unit_scale: bool = False) -> Iterator[Progress]:
+    """A bar that appears with the first step; gives the callback that moves it, with what is done and what in all."""
     bar: tqdm | None = None
 
     def progress(done: int, total: int | None) -> None:
@@ -21,7 +26,7 @@ def download_bar() -> Iterator[Progress]:
         if bar is None or bar.total != total:
             if bar is not None:
                 bar.close()
-            bar = tqdm(total=total, unit="B", unit_scale=True, desc="downloading", file=sys.stderr)
+            bar = tqdm(total=total, unit=unit, unit_scale=unit_scale, desc=title, file=sys.stderr)
         bar.update(done - bar.n)
 
     try:

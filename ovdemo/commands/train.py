@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ovdemo.checkpoints import read_tensors, save_safetensors
+from ovdemo.commands.progress import progress_bar
 from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.loading import load_system, resolve_device
 from ovdemo.nn.clip import ClipTower, clip_tower
@@ -41,7 +40,7 @@ def run_clip(options: argparse.Namespace) -> int:
     tower = clip_tower(EMBEDDED.clip).to(resolve_device(options.device))
     text = options.out / _TEXT
     if not text.exists():
-        with _bar("asking the teacher") as advance:
+        with progress_bar("asking the teacher") as advance:
             phrases = read_phrases(options.data, options.wordnet, concepts)
             student = TextTrainee(tower, phrases, cache_dir() / "training", options.seed, advance)
         _train(student, options.out, "text", options.text_minutes)
@@ -75,7 +74,7 @@ def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, st
     assert files is not None
     write_weights(network.state_dict(), training_names, facts, out / files.weights)
     system = load_system(EMBEDDED_MODEL, checkpoint=out / files.weights)
-    with _bar("encoding the presets' names") as advance:
+    with progress_bar("encoding the presets' names") as advance:
         write_text(system, out / files.text, advance)
 
 
@@ -101,7 +100,7 @@ def _concepts(options: argparse.Namespace) -> Concepts:
 
 
 def _photos(data: Path, concepts: Concepts) -> PhotoStore:
-    with _bar("decoding photographs") as advance:
+    with progress_bar("decoding photographs") as advance:
         return PhotoStore.open(data, cache_dir() / "training", concepts, progress=advance)
 
 
@@ -117,21 +116,3 @@ def _train(trainee: Trainee, out: Path, name: str, minutes: float) -> None:
 
 
 _BAR = "{desc}: {percentage:5.1f}% |{bar:20}| {elapsed}<{remaining} {postfix}"
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that appears with the first call of what it gives."""
-    bar: tqdm | None = None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(total=total, desc=title, file=sys.stderr)
-        bar.total = total
-        bar.update(done - bar.n)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.close()
