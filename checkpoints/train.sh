@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:?"pass the folder of data sets"}
 out=${2:-out/training}
-python=${PYTHON:-.venv/bin/python}
-"$python" -m ovdemo train clip --data "$data" --out "$out" --text-minutes 10 --minutes 30 --hold-out checkpoints/held-out.txt
-"$python" -m ovdemo train segmenter --data "$data" --out "$out" --minutes 24 --hold-out checkpoints/held-out.txt
-cp "$out"/fcclip-embedded.safetensors "$out"/fcclip-embedded-text.safetensors checkpoints/
+train() { "${PYTHON:-.venv/bin/python}" -m ovdemo train "$@" --data "$data" --hold-out checkpoints/held-out.txt; }
+train clip --out "$out/first" --text-minutes 10 --minutes 30
+train segmenter --out "$out/first" --minutes 24
+# Then both image tower and decoders go on from there, with a learning rate that starts high again.
+train clip --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 42
+train segmenter --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 50
+cp "$out"/second/fcclip-embedded.safetensors "$out"/second/fcclip-embedded-text.safetensors checkpoints/

@@ -111,6 +111,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         part.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights and curves go")
         part.add_argument("--minutes", type=float, default=60, help="of training in all; runs go on (default 60)")
         part.add_argument("--hold-out", type=Path, metavar="FILE", help="concepts never to be named, one a line")
+        part.add_argument(
+            "--start", type=Path, metavar="FILE", help="weights to go on from, as OUT or the project has them"
+        )
         part.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
         part.add_argument("--seed", type=int, default=0)
 
@@ -121,6 +124,9 @@ def _add_fusion(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--alpha", type=_share, default=0.4, help="weight of CLIP for seen classes, 0..1 (default 0.4)")
     parser.add_argument("--beta", type=_share, default=0.8, help="weight for unseen classes, 0..1 (default 0.8)")
+    parser.add_argument(
+        "--rescue", type=_share, default=0.0, help="how far CLIP's confidence lowers 'no object', 0..1 (default 0)"
+    )
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="of the network input (default: the model's)")
 
 

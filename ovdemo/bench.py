@@ -2,14 +2,19 @@
 
 The cost of a step depends on sizes, hardly on values, so random weights time as real ones do; only the merge depends
 on how many proposals compete, and random masks, which overlap everywhere, are its worst case.
+
+The rows "to new picture" are all that a page waits for once its picture is analysed, but for the network between:
+text embeddings, scores, merge, the numbers beside the picture, and what the browser draws from.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,24 +22,31 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ovdemo.display import show
 from ovdemo.fusion import Fusion, Scores, score
 from ovdemo.images import Picture, load_picture
+from ovdemo.inspection import Case, inspect
 from ovdemo.loading import load_system
 from ovdemo.merging import Merging, merge
 from ovdemo.segmentation import Segmentation
-from ovdemo.systems.base import System
+from ovdemo.systems.base import Proposals, System
 from ovdemo.vocabulary import (
     VILD_14,
     EmbeddingCache,
+    EmbeddingSpace,
     TextEmbedder,
     TextEmbeddings,
     Vocabulary,
+    VocabularyClass,
     load_preset,
     seen_classes,
 )
+from ovdemo.workbench import Analysis, Workbench, shipped_rows
 
 _PRESETS = ("coco-panoptic", "lvis-1203")
 _SAMPLE_NAMES = 8
+_PAGE_CLASSES = (8, 133)  # what people type; a preset
+_ALPHA_STEP = 0.618034  # its multiples, modulo 1, spread evenly and do not repeat
 
 _Result = TypeVar("_Result")
 
@@ -95,30 +107,33 @@ def run_bench(
     repeats: int = 10,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
-    """Time encode, propose, score, merge and text encoding of one variant on one made-up picture.
+    """Time the steps of one variant on one made-up picture, and the answers to what a page asks about it.
 
     Heavy steps run ``repeats`` times after one warm-up, light ones three times as often.
     """
     system = load_system(
         model, device=device, precision=precision, random_weights=random_weights, checkpoint=checkpoint
     )
-    return _Bench(system, repeats, progress).report(model, made_up_picture(height, width), precision, random_weights)
+    cache = EmbeddingCache(None, shipped=shipped_rows(model))
+    bench = _Bench(system, cache, repeats, progress)
+    return bench.report(model, made_up_picture(height, width), precision, random_weights)
 
 
 class _Bench:
-    def __init__(self, system: System, repeats: int, progress: Callable[[str], None]) -> None:
-        self.system, self.repeats, self.progress = system, repeats, progress
+    def __init__(self, system: System, cache: EmbeddingCache, repeats: int, progress: Callable[[str], None]) -> None:
+        self.system, self.cache, self.repeats, self.progress = system, cache, repeats, progress
+        self.workbench = Workbench(system, cache)
         self.timings: list[Timing] = []
 
     def report(self, model: str, picture: Picture, precision: str, random_weights: bool) -> Report:
         system = self.system
         features = self._time("encode", lambda: system.encode(picture, system.resize_rule))
-        proposals = self._time("propose", lambda: system.propose(features))
+        proposals: Proposals = self._time("propose", lambda: system.propose(features))
         names = load_preset("lvis-1203").classes[:_SAMPLE_NAMES]
         self._time("text encoding, a name", lambda: self._embed(Vocabulary(names)), per=_SAMPLE_NAMES)
         for preset in _PRESETS:
             vocabulary = load_preset(preset)
-            text = random_text(system, vocabulary) if random_weights else self._embed(vocabulary)
+            text = self._random(vocabulary) if random_weights else self.workbench.embed(vocabulary)
             seen = torch.from_numpy(seen_classes(vocabulary, system.training_names))
             size = f"{len(vocabulary)} classes"
 
@@ -132,6 +147,7 @@ class _Bench:
                 return merge(proposals, scores, vocabulary, Merging())
 
             self._time(f"merge, {size}", remerge, times=3)
+        self._time_page(Analysis(self.workbench, picture, proposals, system.resize_rule, None))
         cuda = system.device.type == "cuda"
         return Report(
             model=model,
@@ -145,6 +161,31 @@ class _Bench:
             peak_memory_mb=_peak_memory_mb(),
             peak_gpu_memory_mb=torch.cuda.max_memory_allocated(system.device) / 1e6 if cuda else None,
         )
+
+    def _time_page(self, analysis: Analysis) -> None:
+        """No run may repeat the words and settings of another, as answers are remembered."""
+        known, default = load_preset("lvis-1203").classes, Fusion()
+        for size in _PAGE_CLASSES:
+            words = Vocabulary(known[:size])
+            pairs = itertools.combinations(known[size - 2 :], 2)
+            slider = ((words, Fusion(alpha=turn * _ALPHA_STEP % 1)) for turn in itertools.count(1))
+            edits = ((Vocabulary((*known[: size - 2], *pair)), default) for pair in pairs)
+            novel = ((Vocabulary((*known[: size - 1], _new_class(turn))), default) for turn in itertools.count())
+            asked = {"slider": slider, "known words": edits, "a new word": novel}
+            for what, questions in asked.items():
+                self._time_answers(f"{what} to new picture, {size} classes", analysis, questions)
+        case = analysis.answer(words)
+        row, column = (side // 2 for side in case.segmentation.id_map.shape)
+        nouns = load_preset("imagenet-21k")
+        if self.workbench.names_to_encode(nouns):  # that would take hours, and values do not matter here
+            self._random(nouns)
+        self._time("inspect a pixel", lambda: analysis.inspect(case, column, row), times=3)
+        self._time("uncertainty maps", lambda: analysis.uncertainty(case), times=3)
+        self._time("sensitivity, 121 settings", lambda: analysis.sensitivity(case), times=3)
+        self._time("suggest of 21,841 nouns", lambda: analysis.suggest(case), times=3)
+
+    def _time_answers(self, step: str, analysis: Analysis, questions: Iterator[tuple[Vocabulary, Fusion]]) -> None:
+        self._time(step, lambda: _for_page(analysis, *next(questions)), times=3)
 
     def _time(self, step: str, work: Callable[[], _Result], *, times: int = 1, per: int = 1) -> _Result:
         self.progress(step)
@@ -163,6 +204,29 @@ class _Bench:
     def _embed(self, vocabulary: Vocabulary) -> TextEmbeddings:
         embedder = TextEmbedder(self.system.text_encoder, VILD_14, EmbeddingCache(None))
         return embedder.embed(vocabulary).to(self.system.device)
+
+    def _random(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        """Random embeddings of a vocabulary, which the workbench takes for its own from now on."""
+        text, encoder = random_text(self.system, vocabulary), self.system.text_encoder
+        space = EmbeddingSpace(encoder.tag, VILD_14.name, VILD_14.digest, encoder.width)
+        self.cache.put(space, dict(zip(vocabulary.names, text.rows.cpu().numpy(), strict=True)))
+        return text
+
+
+def _for_page(analysis: Analysis, vocabulary: Vocabulary, fusion: Fusion) -> Case:
+    """What a page asks for when its words or settings change, and what it is sent."""
+    case = analysis.answer(vocabulary, fusion=fusion)
+    analysis.answer(vocabulary)  # what the table of classes compares with
+    shown = show(case.segmentation)
+    largest = shown.segments[0] if shown.segments else None
+    inspect(case, largest.x if largest else 0, largest.y if largest else 0)  # the numbers of the formula
+    json.dumps(shown.to_json())
+    return case
+
+
+def _new_class(turn: int) -> VocabularyClass:
+    """A class that nobody has asked for yet."""
+    return VocabularyClass((f"new word {turn}",), "thing")
 
 
 def random_text(system: System, vocabulary: Vocabulary) -> TextEmbeddings:

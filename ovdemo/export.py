@@ -5,11 +5,13 @@ The functions that make documents and PNG bytes touch no disk; :func:`export` wr
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from ovdemo.rendering import overlay_with_legend
 from ovdemo.segmentation import ClassProbability, Segment, Segmentation
 
 Json = dict[str, Any]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # how a spreadsheet's formula may begin
 
 
 def export(
@@ -95,6 +99,46 @@ def export_files(
     for segment in segmentation.segments if cutouts else ():
         label = file_slug(segment.label, default="segment", max_length=40)
         yield f"{stem}_cutout_{segment.id}_{label}.png", cutout_png(picture, segmentation, segment)
+
+
+def download_files(picture: Picture, segmentation: Segmentation, recipe: str) -> Iterator[tuple[str, bytes]]:
+    """What a page offers to take away: file names and contents. Equal arguments give equal bytes.
+
+    * ``<stem>_coco.zip``: the documents and pictures of :func:`export_files`
+    * ``<stem>_overlay.png``, ``<stem>_ids.png`` (:func:`panoptic_png` of the id map), ``<stem>.csv``
+      (:func:`segments_csv`), ``<stem>_recipe.json``
+    * ``<stem>_cutouts.zip``: a transparent PNG for each segment
+
+    Args:
+        picture: what was segmented.
+        segmentation: of the picture's size.
+        recipe: JSON text that restores the settings.
+    """
+    stem = picture.stem
+    files = dict(export_files(picture, segmentation, cutouts=True))
+    cutouts = {name: data for name, data in files.items() if name.startswith(f"{stem}_cutout_")}
+    overlay = f"{stem}_overlay.png"
+    yield f"{stem}_coco.zip", _zip({name: data for name, data in files.items() if name not in (overlay, *cutouts)})
+    yield overlay, files[overlay]
+    yield f"{stem}_ids.png", panoptic_png(segmentation.id_map)
+    yield f"{stem}_cutouts.zip", _zip(cutouts)
+    yield f"{stem}.csv", segments_csv(segmentation)
+    yield f"{stem}_recipe.json", (recipe + "\n").encode("ascii")
+
+
+def segments_csv(segmentation: Segmentation) -> bytes:
+    """A line for each segment, as UTF-8 with a byte order mark, which spreadsheets look for.
+
+    A label that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\r\n")
+    writer.writerow(["id", "label", "kind", "score", "area", "x", "y", "width", "height", "seen", "p_void"])
+    for segment in segmentation.segments:
+        label = f"'{segment.label}" if segment.label.startswith(_FORMULA) else segment.label
+        facts = [segment.kind, f"{segment.score:.6f}", segment.area, *segment.box, int(segment.seen)]
+        writer.writerow([segment.id, label, *facts, f"{segment.evidence.void:.6f}"])
+    return table.getvalue().encode("utf-8-sig", "replace")
 
 
 def panoptic_png(id_map: np.ndarray) -> bytes:
@@ -212,6 +256,15 @@ def _probabilities(classes: tuple[ClassProbability, ...]) -> list[Json]:
 def _run_lengths(mask: np.ndarray) -> Json:
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """An archive whose bytes depend on nothing but names and contents."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def _encode_png(pixels: np.ndarray) -> bytes:

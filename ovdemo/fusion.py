@@ -25,11 +25,16 @@ class Fusion:
     ``alpha`` and ``beta``, in 0..1, weigh the out-of-vocabulary classifier for seen and for unseen classes. The
     defaults are FC-CLIP's. The two single-classifier kinds ignore them: they are weight 0 and weight 1. Where a system
     leaves a proposal without CLIP support to the in-vocabulary classifier, it does so in every kind.
+
+    ``rescue`` is the strength w, in 0..1, of OVRCOAT's objectness correction (CVPR 2026), which gives back objects that
+    the trained head takes for background: ``p(void) <- p(void) * (1 - w * max_k p_clip(k))``. 0 is off. The maximum
+    over a single class is 1, so that with one class and w = 1 nothing is void.
     """
 
     kind: FusionKind = "geometric"
     alpha: float = 0.4
     beta: float = 0.8
+    rescue: float = 0.0
 
     def weights(self, seen: Tensor) -> Tensor:
         """Weight of the out-of-vocabulary classifier for each class, (C,) from ``seen`` (C,) bool."""
@@ -48,7 +53,7 @@ class Scores:
         in_vocabulary: (N, C), each row sums to one over the classes.
         out_of_vocabulary: (N, C), likewise.
         fused: (N, C), each row sums to ``1 - void``.
-        void: (N,) probability of "no object".
+        void: (N,) probability of "no object", after the rescue.
         seen: (C,) bool, classes that share a name with the training vocabulary.
     """
 
@@ -63,17 +68,17 @@ def score(proposals: Proposals, text: TextEmbeddings, seen: Tensor, classifiers:
     """Classify every proposal with both classifiers and fuse them (FC-CLIP, section 3.3).
 
     The void column leaves before either softmax over the classes, but p(void) comes from the in-vocabulary softmax
-    over classes and void together - so it falls as the vocabulary grows.
+    over classes and void together - so it falls as the vocabulary grows. The rescue (:class:`Fusion`) lowers it before
+    the classes share what it leaves.
     """
     in_logits = class_logits(proposals.class_embeddings, text, classifiers.void, classifiers.in_scale)
     out_logits = class_logits(proposals.clip_embeddings, text, classifiers.void, classifiers.out_scale)
     void = in_logits.softmax(-1)[:, -1]
     in_log = in_logits[:, :-1].log_softmax(-1)
     out_log = out_logits[:, :-1].log_softmax(-1)
-    weights = fusion.weights(seen.to(in_log.device)).expand_as(in_log)
-    if classifiers.needs_clip_support:
-        weights = weights * proposals.clip_supported[:, None]
-    mixed = fuse(in_log, out_log, weights, fusion.kind)
+    trusted = clip_trusted(proposals, classifiers)
+    void = void * (1 - fusion.rescue * out_log.amax(-1).exp() * trusted)
+    mixed = fuse(in_log, out_log, ensemble_weights(proposals, seen, classifiers, fusion), fusion.kind)
     return Scores(
         in_vocabulary=in_log.exp(),
         out_of_vocabulary=out_log.exp(),
@@ -81,6 +86,21 @@ def score(proposals: Proposals, text: TextEmbeddings, seen: Tensor, classifiers:
         void=void,
         seen=seen,
     )
+
+
+def clip_trusted(proposals: Proposals, classifiers: Classifiers) -> Tensor:
+    """Whether the system lets CLIP judge each proposal, (N,) bool: some do not where it pooled from nothing."""
+    supported = proposals.clip_supported
+    return supported if classifiers.needs_clip_support else torch.ones_like(supported)
+
+
+def ensemble_weights(proposals: Proposals, seen: Tensor, classifiers: Classifiers, fusion: Fusion) -> Tensor:
+    """Weight of the out-of-vocabulary classifier for every proposal and class, (N, C), as :func:`score` uses it.
+
+    It is :meth:`Fusion.weights`, and 0 where the system does not let CLIP judge the proposal.
+    """
+    trusted = clip_trusted(proposals, classifiers)
+    return fusion.weights(seen.to(trusted.device)) * trusted[:, None]
 
 
 def class_logits(embeddings: Tensor, text: TextEmbeddings, void: Tensor, scale: float) -> Tensor:

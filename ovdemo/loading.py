@@ -14,7 +14,7 @@ from ovdemo import paths
 from ovdemo.checkpoints import Expected, MatchReport, match, read_metadata, read_tensors
 from ovdemo.default_model import chosen_model
 from ovdemo.errors import UserError
-from ovdemo.hub import fetch, fetch_first
+from ovdemo.hub import fetch, fetch_first, is_cached
 from ovdemo.systems.fcclip import FCCLIP, FCCLIPNetwork
 from ovdemo.systems.registry import CLIP_PREFIX, Variant, find_variant
 from ovdemo.vocabulary import load_preset
@@ -134,6 +134,12 @@ def embedded_weights(variant: Variant) -> Path | None:
     if not path.exists():
         raise UserError(f"The weights of {variant.name} are missing: {path} belongs to the project, get it again.")
     return path
+
+
+def weights_file(variant: Variant, checkpoint: Path | None = None) -> Path | None:
+    """The file that a variant's trained weights are read from, where it is on this machine; never uses the network."""
+    path = checkpoint or embedded_weights(variant)
+    return path if path or variant.trained is None else is_cached(variant.trained)
 
 
 def training_names(variant: Variant, path: Path) -> frozenset[str]:

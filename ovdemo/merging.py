@@ -6,8 +6,9 @@ upsampled that cannot matter: whole proposals by their scores, the rest tile by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ovdemo.fusion import Scores
-from ovdemo.segmentation import ClassProbability, Evidence, Mode, Segment, Segmentation
+from ovdemo.segmentation import ClassProbability, Evidence, Fate, Mode, Outcome, Segment, Segmentation
 from ovdemo.systems.base import Proposals
 from ovdemo.upsampling import Tile, tiles
 from ovdemo.vocabulary import Vocabulary
@@ -91,7 +92,21 @@ def _panoptic(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
                 queries=queries,
             )
         )
-    return _segmentation("panoptic", id_map, segments, vocabulary)
+    ends = _panoptic_ends(kept, contest, segment_of)
+    early = {True: _End("void"), False: _End("below threshold")}
+    fates = _fates(vocabulary, scores, lambda query, is_void: ends.get(query, early[is_void]))
+    return _segmentation("panoptic", id_map, segments, vocabulary, fates=fates)
+
+
+def _panoptic_ends(kept: Tensor, contest: _Contest, segment_of: np.ndarray) -> dict[int, _End]:
+    """What became of each kept proposal."""
+    ends = {}
+    for query, both, share, segment in zip(kept.tolist(), contest.both, contest.share, segment_of[:-1], strict=True):
+        if both:
+            ends[query] = _End("segment" if segment else "overlapped", int(segment) or None, float(share))
+        else:
+            ends[query] = _End("outshone")
+    return ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +126,14 @@ class _Contest:
     own: np.ndarray
     both: np.ndarray
 
+    @property
+    def share(self) -> np.ndarray:
+        """(K,) pixels won over pixels of the own mask; means something only where ``both`` is not 0."""
+        return np.asarray(self.won / np.maximum(self.own, 1))
+
     def survivors(self, overlap_threshold: float) -> list[int]:
         """Positions of the proposals that keep enough of their own mask, in order."""
-        share = self.won / np.maximum(self.own, 1)
-        return np.flatnonzero((self.both > 0) & (share >= overlap_threshold)).tolist()
+        return np.flatnonzero((self.both > 0) & (self.share >= overlap_threshold)).tolist()
 
 
 def _contest(proposals: Proposals, kept: Tensor, weight: Tensor) -> _Contest:
@@ -214,6 +233,7 @@ def _instance(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
     """The best (proposal, class) pairs that are things; score = p(class) times the mean of sigmoid inside the mask."""
     classes = len(vocabulary)
     pair_scores, pairs = scores.fused.flatten().topk(min(merging.instances, scores.fused.numel()))
+    considered = set((pairs // classes).tolist())
     is_thing = torch.tensor([c.kind == "thing" for c in vocabulary.classes], device=pairs.device)
     pair_scores, pairs = pair_scores[is_thing[pairs % classes]], pairs[is_thing[pairs % classes]]
     queries, position = (pairs // classes).unique(return_inverse=True)
@@ -238,7 +258,18 @@ def _instance(proposals: Proposals, scores: Scores, vocabulary: Vocabulary, merg
                 queries=pairs[index : index + 1] // classes,
             )
         )
-    return _segmentation("instance", id_map, segments, vocabulary, chosen)
+    first = {segment.queries[0]: segment.id for segment in reversed(segments)}
+    things = set(queries.tolist())
+
+    def end(query: int, is_void: bool) -> _End:
+        if query not in considered:
+            return _End("outranked")
+        if query not in things:
+            return _End("stuff")
+        return _End("segment", first[query]) if query in first else _End("below threshold")
+
+    fates = _fates(vocabulary, scores, end)
+    return _segmentation("instance", id_map, segments, vocabulary, masks=chosen, fates=fates)
 
 
 def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,6 +282,24 @@ def _whole_masks(proposals: Proposals, queries: Tensor) -> tuple[Tensor, Tensor]
         masks[active, tile.rows, tile.columns] = (logits > 0).permute(2, 0, 1)
         inside[active] += (logits.sigmoid() * (logits > 0)).sum((0, 1))
     return masks, inside / (masks.sum((1, 2)) + 1e-6)
+
+
+class _End(NamedTuple):
+    """The last fields of a :class:`Fate`."""
+
+    outcome: Outcome
+    segment: int | None = None
+    share: float | None = None
+
+
+def _fates(vocabulary: Vocabulary, scores: Scores, end: Callable[[int, bool], _End]) -> tuple[Fate, ...]:
+    """One fate a proposal; ``end`` is asked with its index and whether "no object" beats its best class."""
+    best, label = scores.fused.max(-1)
+    table = torch.stack((label.float(), best.float(), scores.void.float())).tolist()
+    return tuple(
+        Fate(int(index), vocabulary.classes[int(index)].label, score, void, *end(query, score < void))
+        for query, (index, score, void) in enumerate(zip(*table, strict=True))
+    )
 
 
 def _segment(
@@ -321,8 +370,10 @@ def _segmentation(
     id_map: np.ndarray,
     segments: Sequence[Segment],
     vocabulary: Vocabulary,
+    *,
     masks: np.ndarray | None = None,
+    fates: tuple[Fate, ...] = (),
 ) -> Segmentation:
     labels = tuple(c.label for c in vocabulary.classes)
     kinds = tuple(c.kind for c in vocabulary.classes)
-    return Segmentation(mode, id_map, tuple(segments), labels, kinds, masks)
+    return Segmentation(mode, id_map, tuple(segments), labels, kinds, masks, fates)

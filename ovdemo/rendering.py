@@ -44,6 +44,7 @@ apart when colour-blind, which is why segments carry outlines and labels too.
 # Shades of one thing class, as shares of white (above zero) or black (below) mixed in.
 _SHADES = (0.0, 0.25, -0.2, 0.4, -0.33)
 _UNLABELLED_DIM = 0.35
+_HEAT_DIM = 0.7  # brightness left to the picture under a heat map
 
 _INK: Color = (31, 35, 40)
 _MUTED: Color = (89, 99, 110)
@@ -166,6 +167,31 @@ def overlay_with_legend(
     return np.concatenate([framed, below])
 
 
+def heat_map(values: np.ndarray, pixels: np.ndarray | None = None, *, opacity: float = 0.7) -> np.ndarray:
+    """A map of numbers as colours, over a grey and dimmed picture where there is one; brighter is more.
+
+    The colours are cividis (Nunez, Anderton and Renslow, 2018): perceptually uniform, and the same to the colour-blind.
+
+    Args:
+        values: (H, W), of which 0..1 is shown and the rest clipped; bool counts as 0 and 1.
+        pixels: (H, W, 3) uint8 RGB.
+        opacity: of the colours over the picture, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: ``pixels`` is not of the size of ``values``.
+    """
+    colors = matplotlib.colormaps["cividis"](np.clip(values, 0, 1).astype(np.float32), bytes=True)[..., :3]
+    if pixels is None:
+        return np.asarray(colors)
+    if pixels.shape != (*values.shape, 3):
+        raise ValueError(f"pixels {pixels.shape} do not belong to a map of {values.shape}")
+    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.addWeighted(np.ascontiguousarray(colors), opacity, grey, _HEAT_DIM * (1 - opacity), 0))
+
+
 # Colours
 
 
@@ -190,7 +216,7 @@ def _shaded(color: Color, shade: float) -> Color:
     return red, green, blue
 
 
-def _text_color(background: Color) -> Color:
+def text_color(background: Color) -> Color:
     """Ink or paper, whichever has the higher WCAG 2 contrast on the background: 3.9:1 or better."""
     channels = np.array(background) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
@@ -291,7 +317,7 @@ def _draw_chip(
     _paste_rounded(image, (x - 1, y - 1, chip.width + 2, chip.height + 2), _INK)
     _paste_rounded(image, (x, y, chip.width, chip.height), color)
     middle = (x + chip.width / 2, y + chip.height / 2)
-    draw.text(middle, chip.text, fill=_text_color(color), font=_font(chip.size), anchor="mm")
+    draw.text(middle, chip.text, fill=text_color(color), font=_font(chip.size), anchor="mm")
 
 
 def _paste_rounded(image: Image.Image, box: tuple[int, int, int, int], color: Color) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from ovdemo.vocabulary import Kind
 
 Mode = Literal["panoptic", "semantic", "instance"]
+Outcome = Literal["segment", "void", "below threshold", "overlapped", "outshone", "outranked", "stuff"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,38 @@ class Segment:
     queries: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Fate:
+    """What the merge did with one proposal.
+
+    Outcomes of panoptic inference, each tried in this order: ``void``, "no object" beat its best class;
+    ``below threshold``, its score was not above the object threshold; ``outshone``, it won no pixel of its own mask;
+    ``overlapped``, it won too small a share of that mask; ``segment``.
+
+    Outcomes of instance inference, which asks proposals for pairs with a class: ``outranked``, no pair of its was among
+    the best; ``stuff``, those that were are of stuff; ``below threshold``, as above, for the score of an instance;
+    ``segment``.
+
+    Attributes:
+        class_index: its best class.
+        label: first name of that class.
+        score: fused probability of that class, in 0..1.
+        void: its probability of "no object", in 0..1, after the rescue.
+        outcome: see above.
+        segment: id of the segment that it is, or is part of: the best-scoring one where it is several instances.
+        share: pixels that it won over pixels of its own mask, the measure of the overlap threshold; it may exceed 1.
+            Panoptic only, and None where it won no pixel of its own mask or never came so far.
+    """
+
+    class_index: int
+    label: str
+    score: float
+    void: float
+    outcome: Outcome
+    segment: int | None = None
+    share: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """A segmented picture.
@@ -80,6 +113,7 @@ class Segmentation:
         labels: label of every class of the vocabulary, in its order.
         kinds: kind of every class of the vocabulary.
         masks: instance mode only: (len(segments), H, W) bool, one whole mask a segment.
+        fates: one a proposal, in their order. Empty in semantic mode, which drops none: all add to every pixel.
     """
 
     mode: Mode
@@ -88,6 +122,7 @@ class Segmentation:
     labels: tuple[str, ...]
     kinds: tuple[Kind, ...]
     masks: np.ndarray | None = None
+    fates: tuple[Fate, ...] = ()
 
     @property
     def height(self) -> int:

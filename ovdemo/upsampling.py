@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovdemo.systems.base import Geometry, Proposals
+from ovdemo.systems.base import Geometry, Proposals, Size
 
 _TILE = {"cpu": 48, "cuda": 512}  # pixels a side: fits a CPU's cache and prunes well; few launches on a GPU
 
@@ -45,10 +46,10 @@ class Tile:
         return (self.row_weights @ across.flatten(1)).view(len(self.row_weights), *across.shape[1:])
 
 
-def tiles(proposals: Proposals) -> Iterator[Tile]:
-    """The tiles of a picture, covering every pixel once."""
+def tiles(proposals: Proposals, side: int | None = None) -> Iterator[Tile]:
+    """The tiles of a picture, covering every pixel once; ``side`` in pixels, by default what suits many proposals."""
     logits, geometry = proposals.mask_logits, proposals.geometry
-    side = _TILE.get(logits.device.type, _TILE["cpu"])
+    side = side or _TILE.get(logits.device.type, _TILE["cpu"])
     by_row = _bands(_axis_matrix(logits.shape[1], geometry, 0), side)
     by_column = _bands(_axis_matrix(logits.shape[2], geometry, 1), side)
     for rows, row_cells, row_weights in by_row:
@@ -59,6 +60,32 @@ def tiles(proposals: Proposals) -> Iterator[Tile]:
             yield Tile(rows, columns, cells, low, high, row_weights.to(logits.device), column_weights.to(logits.device))
 
 
+def logits_at(proposals: Proposals, x: int, y: int) -> Tensor:
+    """Logits of every proposal at one pixel of the picture, column ``x`` and row ``y``: (N,)."""
+    logits, geometry = proposals.mask_logits, proposals.geometry
+    ((_, rows, row_weights),) = _bands(_axis_matrix(logits.shape[1], geometry, 0)[y : y + 1], 1)
+    ((_, columns, column_weights),) = _bands(_axis_matrix(logits.shape[2], geometry, 1)[x : x + 1], 1)
+    across = logits[:, rows, columns] @ column_weights[0].to(logits.device)
+    return across @ row_weights[0].to(logits.device)
+
+
+def cells_to_picture(cells: Tensor, geometry: Geometry) -> Tensor:
+    """What mask logits go through, for any maps on their grid: (K, h, w) -> (K, H, W), less the padding."""
+    rows, columns = (_axis_matrix(cells.shape[1 + axis], geometry, axis).to(cells) for axis in (0, 1))
+    return rows @ cells @ columns.T
+
+
+def picture_to_cells(pixels: Tensor, grid: Size, geometry: Geometry) -> Tensor:
+    """Share out the values of pixels to the cells that each is interpolated from: (H, W) -> ``grid`` (h, w).
+
+    The adjoint of :func:`cells_to_picture`: every pixel's value is split by its bilinear weights, so that sums stay.
+    Of ones, it is how many pixels each cell stands for, 0 in the padding.
+    """
+    rows, columns = (_axis_matrix(grid[axis], geometry, axis).to(pixels) for axis in (0, 1))
+    return rows.T @ pixels @ columns
+
+
+@lru_cache(maxsize=8)  # both axes of a few pictures, 1 MB each at 640 x 853; every new word asks for them again
 def _axis_matrix(cells: int, geometry: Geometry, axis: int) -> Tensor:
     """(picture pixels, cells) float64: resize to the padded size, crop to the resized size, resize to the picture."""
     to_padded = _resize_matrix(cells, geometry.padded[axis])

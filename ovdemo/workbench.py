@@ -9,77 +9,208 @@ The interface, the command line and the API call this and nothing below it::
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ovdemo import paths
+from ovdemo.caching import BoundedCache
 from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.errors import UserError
 from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.hierarchy import (
+    TreeMode,
+    TreeScores,
+    TreeSource,
+    class_distribution,
+    descend,
+    inner_means,
+    kinds_of_person,
+    of_segments,
+    roll_up,
+    top_classes,
+    tree_of,
+)
 from ovdemo.images import Picture, PictureSource, ResizeRule, load_picture
-from ovdemo.loading import Progress, load_system
+from ovdemo.inspection import Case, Inspection, inspect, prompt_rows, winning_prompt
+from ovdemo.loading import Progress, load_system, weights_file
 from ovdemo.merging import Merging, merge
-from ovdemo.segmentation import Segmentation
+from ovdemo.segmentation import ClassProbability, Segmentation
+from ovdemo.sensitivity import Sensitivity, sensitivity
+from ovdemo.stopwatch import Stopwatch
+from ovdemo.suggestions import Suggestion, suggest
 from ovdemo.systems.base import Proposals, System
 from ovdemo.systems.registry import find_variant
+from ovdemo.uncertainty import Uncertainty, uncertainty
 from ovdemo.vocabulary import (
     VILD_14,
     EmbeddingCache,
     ShippedRows,
     TextEmbedder,
     TextEmbeddings,
+    TextEncoder,
     Vocabulary,
+    load_preset,
     parse_classes,
     seen_classes,
 )
+from ovdemo.vocabulary.wordnet import load_wordnet
 
 SHORT_SIDES = (64, 2048)  # pixels; below, features vanish; above, memory does
+_SMALLER = 0.7  # of the short side, where a GPU's memory was too small for the first try
 
-_Value = TypeVar("_Value")
+Accelerate = Callable[[Callable[..., object]], Callable[..., object]]
+"""Wraps the calls that need a GPU, where a GPU is lent call by call: arguments and results go through pickle."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much a workbench remembers.
+
+    Attributes:
+        picture_bytes: of pictures and their proposals. One picture takes about 3 MB with the embedded model and 60 MB
+            with FC-CLIP at 800 x 1088.
+        answer_bytes: of scores and segmentations.
+        text_bytes: of the text embeddings of whole vocabularies.
+        age: seconds after which what nobody asked for is forgotten.
+    """
+
+    picture_bytes: int = 256 * 2**20
+    answer_bytes: int = 64 * 2**20
+    text_bytes: int = 64 * 2**20
+    age: float = 3600.0
 
 
 class Workbench:
     """A system with its caches: proposals per picture, text embeddings per word. Safe to use from many threads."""
 
-    def __init__(self, system: System, cache: EmbeddingCache, *, pictures_kept: int = 4) -> None:
-        """Take a loaded system; keep the proposals of the last few pictures (about 60 MB each at 800 x 1088)."""
-        self.system = system
-        self._embedder = TextEmbedder(system.text_encoder, VILD_14, cache)
-        self._proposals: _Recent[Proposals] = _Recent(pictures_kept)
-        self._embeddings: _Recent[TextEmbeddings] = _Recent(8)
+    def __init__(
+        self,
+        system: System,
+        cache: EmbeddingCache,
+        *,
+        name: str = "",
+        weights_file: Path | None = None,
+        bounds: Bounds | None = None,
+        accelerate: Accelerate | None = None,
+    ) -> None:
+        """Take a loaded system.
+
+        Args:
+            system: with its weights.
+            cache: of the text embeddings of names.
+            name: of the variant.
+            weights_file: what the trained weights were read from.
+            bounds: of what is remembered.
+            accelerate: see :data:`Accelerate`; proposals then live on the CPU, where everything else is done.
+        """
+        self.system, self.name = system, name
+        self._weights_file = weights_file
+        bounds = bounds or Bounds()
+        encoder = system.text_encoder
+        self._propose: Callable[..., object] = self._propose_here
+        if accelerate is not None:
+            self._propose = accelerate(self._propose_and_fetch)
+            encoder = _Accelerated(encoder, accelerate)
+        self._device = system.device if accelerate is None else torch.device("cpu")
+        self._encoder = encoder
+        self._embedder = TextEmbedder(encoder, VILD_14, cache)
+        self._analyses: BoundedCache[Analysis] = BoundedCache(bounds.picture_bytes, _bytes_of, max_age=bounds.age)
+        self._answers: BoundedCache[Case] = BoundedCache(bounds.answer_bytes, _answer_bytes, max_age=bounds.age)
+        self._trees: BoundedCache[TreeScores] = BoundedCache(bounds.answer_bytes, _tree_bytes, max_age=bounds.age)
+        self._prompts: BoundedCache[Tensor] = BoundedCache(bounds.text_bytes, _bytes_of, max_age=bounds.age)
+        self._embeddings: BoundedCache[TextEmbeddings] = BoundedCache(bounds.text_bytes, _bytes_of, max_age=bounds.age)
 
     def analyse(
-        self, source: PictureSource | Picture, *, name: str | None = None, short_side: int | None = None
+        self,
+        source: PictureSource | Picture,
+        *,
+        name: str | None = None,
+        short_side: int | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Analysis:
         """Decode a picture and run the backbone and the decoders on it, unless that was done before.
+
+        Where a GPU's memory is too small, everything remembered is forgotten and a smaller input is tried.
 
         Args:
             source: a path, bytes, an open file, a PIL picture, an (H, W, 3) array or a decoded picture.
             name: display name where the source has none.
             short_side: of the network's input in pixels, 64 to 2048; None is the system's own rule.
+            stopwatch: told the steps ``decode``, ``encode`` and ``propose``.
 
         Raises:
-            UserError: the picture cannot be used, or the short side is out of range.
+            UserError: the picture cannot be used, the short side is out of range, or the GPU's memory is too small.
         """
-        picture = source if isinstance(source, Picture) else load_picture(source, name)
+        stopwatch = stopwatch or Stopwatch()
+        if isinstance(source, Picture):
+            picture = source
+        else:
+            with stopwatch.step("decode"):
+                picture = load_picture(source, name)
         rule = self.resize_rule(short_side)
-
-        def propose() -> Proposals:
-            return self.system.propose(self.system.encode(picture, rule))
-
-        return Analysis(self, picture, self._proposals.get((picture.digest, rule), propose))
-
-    def embed(self, vocabulary: Vocabulary, progress: Callable[[int, int], None] | None = None) -> TextEmbeddings:
-        """Text embeddings of every name, on the system's device; only names never met before are encoded."""
-        return self._embeddings.get(
-            vocabulary.classes, lambda: self._embedder.embed(vocabulary, progress).to(self.system.device)
+        analysis = self._analyses.get(
+            (picture.digest, short_side), lambda: self._analyse(picture, rule, short_side, stopwatch)
         )
+        # An answer holds its picture's proposals, so it goes with them.
+        self._answers.forget(lambda key: isinstance(key, tuple) and key[:2] not in self._analyses)
+        return analysis
+
+    def recall(self, digest: str, short_side: int | None = None) -> Analysis | None:
+        """The analysis of a picture by its digest, where it is still remembered."""
+        return self._analyses.peek((digest, short_side))
+
+    def forget(self, digest: str | None = None) -> None:
+        """Forget one picture with its answers, or all."""
+        for cache in (self._analyses, self._answers, self._trees):
+            cache.forget(lambda key: digest is None or (isinstance(key, tuple) and key[0] == digest))
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Revision of the weights: the beginning of their file's SHA-256; None for random ones."""
+        if self._weights_file is None:
+            return None
+        with self._weights_file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Of pictures, proposals, answers and text embeddings."""
+        return sum(cache.bytes for cache in (self._analyses, self._answers, self._trees, self._embeddings))
+
+    def embed(
+        self,
+        vocabulary: Vocabulary,
+        progress: Callable[[int, int], None] | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> TextEmbeddings:
+        """Text embeddings of every name, where scores are computed; only names never met before are encoded.
+
+        ``progress`` is called with names done and names in all; what it raises stops the encoding.
+        """
+        watch = stopwatch or Stopwatch()
+
+        def make() -> TextEmbeddings:
+            with watch.step("text"):
+                return self._embedder.embed(vocabulary, progress).to(self._device)
+
+        return self._embeddings.get(vocabulary.classes, make)
+
+    def names_to_encode(self, vocabulary: Vocabulary) -> int:
+        """How many of a vocabulary's names no answer has needed yet; encoding one takes 14 prompts."""
+        if self._embeddings.peek(vocabulary.classes) is not None:
+            return 0
+        return self._embedder.names_to_encode(vocabulary)
 
     def resize_rule(self, short_side: int | None = None) -> ResizeRule:
         """The system's own resize rule, or the same shape of rule for another short side in pixels.
@@ -95,23 +226,91 @@ class Workbench:
             raise UserError(f"The short side must lie between {low} and {high} pixels; {short_side} does not.")
         return ResizeRule(short_side, round(short_side * rule.long_side / rule.short_side))
 
+    def _prompt_rows(self, name: str) -> Tensor:
+        return self._prompts.get(name, lambda: prompt_rows(name, VILD_14, self._encoder))
+
+    def _analyse(self, picture: Picture, rule: ResizeRule, short_side: int | None, stopwatch: Stopwatch) -> Analysis:
+        try:
+            return self._propose_timed(picture, rule, short_side, stopwatch)
+        except torch.OutOfMemoryError:
+            log.warning("out of GPU memory at %s; trying a smaller input", rule)
+        self.forget()
+        torch.cuda.empty_cache()
+        smaller = ResizeRule(round(_SMALLER * rule.short_side), round(_SMALLER * rule.long_side), rule.enlarge)
+        try:
+            return self._propose_timed(picture, smaller, short_side, stopwatch)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                "The GPU has too little memory free for this picture: choose a smaller short side, or try again later."
+            ) from None
+
+    def _propose_timed(
+        self, picture: Picture, rule: ResizeRule, short_side: int | None, stopwatch: Stopwatch
+    ) -> Analysis:
+        if self._propose == self._propose_here:
+            with stopwatch.step("encode"):
+                features = self.system.encode(picture, rule)
+                self._wait()
+            with stopwatch.step("propose"):
+                proposals = self.system.propose(features)
+                self._wait()
+        else:
+            with stopwatch.step("propose"):
+                proposals = cast(Proposals, self._propose(picture, rule))
+        return Analysis(self, picture, proposals, rule, short_side)
+
+    def _propose_here(self, picture: Picture, rule: ResizeRule) -> Proposals:
+        return self.system.propose(self.system.encode(picture, rule))
+
+    def _propose_and_fetch(self, picture: Picture, rule: ResizeRule) -> Proposals:
+        """Where a GPU is lent call by call, nothing may stay on it."""
+        return self._propose_here(picture, rule).to("cpu")
+
+    def _wait(self) -> None:
+        if self.system.device.type == "cuda":
+            torch.cuda.synchronize(self.system.device)
+
+
+class _Accelerated:
+    """A text tower whose calls are wrapped."""
+
+    def __init__(self, encoder: TextEncoder, accelerate: Accelerate) -> None:
+        self.tag, self.width = encoder.tag, encoder.width
+        self._encode = accelerate(encoder.encode_prompts)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        rows = self._encode(list(prompts))
+        assert isinstance(rows, Tensor)
+        return rows
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """A picture that has been through the heavy pass. Every question below costs a matrix product and a merge."""
+    """A picture that has been through the heavy pass. Every question below costs a matrix product and a merge.
+
+    Attributes:
+        workbench: whose system it was.
+        picture: what was analysed.
+        proposals: what the heavy pass gave.
+        rule: by which the network's input was resized; a smaller one than asked for where memory was short.
+        short_side: that was asked for; None is the system's own rule.
+    """
 
     workbench: Workbench
     picture: Picture
     proposals: Proposals
+    rule: ResizeRule
+    short_side: int | None
+
+    @property
+    def reduced(self) -> bool:
+        """Whether a GPU's memory was too small for the input that was asked for."""
+        return self.rule != self.workbench.resize_rule(self.short_side)
 
     def score(self, words: str | Vocabulary, fusion: Fusion | None = None) -> Scores:
         """Class probabilities of every proposal for the words."""
         vocabulary = as_vocabulary(words)
-        system = self.workbench.system
-        seen = torch.from_numpy(seen_classes(vocabulary, system.training_names))
-        text = self.workbench.embed(vocabulary)
-        with torch.inference_mode():
-            return score(self.proposals, text, seen, system.classifiers, fusion or Fusion())
+        return self._score(vocabulary, self.workbench.embed(vocabulary), fusion or Fusion())
 
     def segment(
         self, words: str | Vocabulary, *, fusion: Fusion | None = None, merging: Merging | None = None
@@ -126,8 +325,155 @@ class Analysis:
         Raises:
             UserError: the words hold no class, or too many.
         """
+        return self.answer(words, fusion=fusion, merging=merging).segmentation
+
+    def answer(
+        self,
+        words: str | Vocabulary,
+        *,
+        fusion: Fusion | None = None,
+        merging: Merging | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> Case:
+        """:meth:`segment` with the scores it came from, remembered for the next question about it.
+
+        ``stopwatch`` is told the steps ``text``, ``score`` and ``merge``.
+        """
         vocabulary = as_vocabulary(words)
-        return merge(self.proposals, self.score(vocabulary, fusion), vocabulary, merging or Merging())
+        fusion, merging, watch = fusion or Fusion(), merging or Merging(), stopwatch or Stopwatch()
+
+        def make() -> Case:
+            text = self.workbench.embed(vocabulary, stopwatch=watch)
+            with watch.step("score"):
+                scores = self._score(vocabulary, text, fusion)
+            with watch.step("merge"):
+                segmentation = merge(self.proposals, scores, vocabulary, merging)
+            classifiers = self.workbench.system.classifiers
+            return Case(self.proposals, text, vocabulary, classifiers, fusion, merging, scores, segmentation)
+
+        key = (self.picture.digest, self.short_side, self.rule, vocabulary.classes, fusion, merging)
+        return self.workbench._answers.get(key, make)
+
+    def inspect(self, case: Case, x: int, y: int) -> tuple[Inspection, str]:
+        """Why a pixel of the picture is labelled as it is, and the prompt of the winning name that is nearest to it.
+
+        Raises:
+            UserError: the pixel lies outside the picture.
+        """
+        found = inspect(case, x, y)
+        embedding = self.proposals.clip_embeddings[found.explained.proposal]
+        name = found.classes[0].name
+        return found, winning_prompt(name, VILD_14, self.workbench._prompt_rows(name), embedding)
+
+    def uncertainty(self, case: Case) -> Uncertainty:
+        """Where the answer should be doubted, as maps of the picture's size."""
+        return uncertainty(case.proposals, case.scores, case.segmentation)
+
+    def sensitivity(self, case: Case, x: int | None = None, y: int | None = None) -> Sensitivity:
+        """What 121 settings of alpha and beta would change, and what wins the segment at a pixel, or the picture."""
+        chosen = None
+        if x is not None and y is not None and (number := int(case.segmentation.id_map[y, x])):
+            chosen = case.segmentation.id_map == number
+        return sensitivity(
+            case.proposals,
+            case.text,
+            case.scores.seen,
+            case.classifiers,
+            fusion=case.fusion,
+            merging=case.merging,
+            chosen=chosen,
+        )
+
+    def tree_words(self, case: Case, source: TreeSource, mode: TreeMode = "roll-up") -> Vocabulary:
+        """The words whose text embeddings :meth:`tree_scores` needs.
+
+        Raises:
+            UserError: the tree cannot be had.
+        """
+        tree = tree_of(source, case.vocabulary)
+        return tree.vocabulary if mode == "roll-up" else tree.words()
+
+    def tree_scores(
+        self,
+        case: Case,
+        source: TreeSource,
+        mode: TreeMode = "roll-up",
+        *,
+        mean_inner: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TreeScores:
+        """Probabilities of every segment, in the answer's order, over the nodes of a category tree.
+
+        Args:
+            case: the answer.
+            source: of the tree.
+            mode: roll-up of a distribution over the leaves, or greedy descent.
+            mean_inner: whether greedy descent knows inner nodes by the mean of what is below them, and not by their
+                own words.
+            progress: told how many text embeddings are there, where they are not yet.
+
+        Raises:
+            UserError: the tree cannot be had.
+        """
+
+        def make() -> TreeScores:
+            tree = tree_of(source, case.vocabulary)
+            proposals = of_segments(self.proposals, case.segmentation.segments)
+            if mode == "roll-up":
+                text = self.workbench.embed(tree.vocabulary, progress)
+                return roll_up(tree, class_distribution(self._score(tree.vocabulary, text, case.fusion, proposals)))
+            words = tree.words()
+            text = self.workbench.embed(words, progress)
+            return descend(
+                tree,
+                proposals,
+                inner_means(tree, text) if mean_inner else text,
+                seen=self._seen(words),
+                classifiers=self.workbench.system.classifiers,
+                fusion=case.fusion,
+            )
+
+        key = (self.picture.digest, self.short_side, self.rule, case.vocabulary, case.fusion, case.merging)
+        return self.workbench._trees.get((*key, source, mode, mean_inner), make)
+
+    def top_nouns(
+        self, case: Case, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[tuple[ClassProbability, ...], ...]:
+        """The five best of ImageNet-21K's nouns for every segment, in the answer's order (OPSNet, Figure 3).
+
+        Kinds of person are left out of the five, though not out of the 21,841 that probabilities are shared among: see
+        :func:`ovdemo.hierarchy.kinds_of_person`.
+
+        Raises:
+            UserError: WordNet, which tells kinds of person, is missing.
+        """
+        nouns = load_preset("imagenet-21k")
+        text = self.workbench.embed(nouns, progress)
+        proposals = of_segments(self.proposals, case.segmentation.segments)
+        distribution = class_distribution(self._score(nouns, text, case.fusion, proposals))
+        distribution[:, kinds_of_person(load_wordnet())] = 0
+        return top_classes(distribution, nouns)
+
+    def suggest(self, case: Case, progress: Callable[[int, int], None] | None = None) -> tuple[Suggestion, ...]:
+        """Nouns of ImageNet-21K for what is unlabelled or doubtful.
+
+        ``progress`` is told how many of the 21,841 embeddings are there, where they are not yet.
+        """
+        nouns = load_preset("imagenet-21k")
+        text = self.workbench.embed(nouns, progress)
+        return suggest(case, nouns, text, leave_out=frozenset(kinds_of_person(load_wordnet())).__contains__)
+
+    def _score(
+        self, vocabulary: Vocabulary, text: TextEmbeddings, fusion: Fusion, proposals: Proposals | None = None
+    ) -> Scores:
+        classifiers = self.workbench.system.classifiers
+        with torch.inference_mode():
+            return score(
+                self.proposals if proposals is None else proposals, text, self._seen(vocabulary), classifiers, fusion
+            )
+
+    def _seen(self, vocabulary: Vocabulary) -> Tensor:
+        return torch.from_numpy(seen_classes(vocabulary, self.workbench.system.training_names))
 
 
 def load(
@@ -139,29 +485,32 @@ def load(
     random_weights: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
+    accelerate: Accelerate | None = None,
 ) -> Workbench:
     """Load a variant by name, downloading its weights if need be; see :func:`ovdemo.loading.load_system`.
 
     The default is the model that ``OVDEMO_MODEL`` names, else the one that is embedded in the project. Text embeddings
     are cached in :func:`ovdemo.paths.cache_dir`, those of random weights in memory only.
     """
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     system = load_system(
         name,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint=checkpoint,
         device=device,
         precision=precision,
         random_weights=random_weights,
         seed=seed,
         progress=progress,
     )
-    return Workbench(system, EmbeddingCache(None) if random_weights else _text_cache(name))
+    cache = EmbeddingCache(None if random_weights else paths.cache_dir() / "text", shipped=shipped_rows(name))
+    file = None if random_weights else weights_file(find_variant(chosen_model(name)), checkpoint)
+    return Workbench(system, cache, name=chosen_model(name), weights_file=file, accelerate=accelerate)
 
 
-def _text_cache(name: str) -> EmbeddingCache:
-    """Text embeddings on disk, and those of an embedded variant that come with the project."""
+def shipped_rows(name: str) -> ShippedRows | None:
+    """The text embeddings of all presets that come with the project, for an embedded variant."""
     embedded = find_variant(chosen_model(name)).embedded
-    shipped = None if embedded is None else ShippedRows(paths.CHECKPOINTS / embedded.text)
-    return EmbeddingCache(paths.cache_dir() / "text", shipped=shipped)
+    return None if embedded is None else ShippedRows(paths.CHECKPOINTS / embedded.text)
 
 
 def as_vocabulary(words: str | Vocabulary) -> Vocabulary:
@@ -169,27 +518,19 @@ def as_vocabulary(words: str | Vocabulary) -> Vocabulary:
     return parse_classes(words) if isinstance(words, str) else words
 
 
-class _Recent(Generic[_Value]):
-    """The last few results. Threads that ask for the same one share its making; other keys do not wait for it."""
-
-    def __init__(self, kept: int) -> None:
-        self._kept = kept
-        self._lock = threading.Lock()
-        self._slots: OrderedDict[Hashable, _Slot[_Value]] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
-        with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            while len(self._slots) > self._kept:
-                self._slots.popitem(last=False)
-        with slot.lock:
-            if slot.value is None:
-                slot.value = make()
-            return slot.value
+def _bytes_of(value: object) -> int:
+    """Bytes of all tensors and arrays in a value and in the values that it holds."""
+    if isinstance(value, Tensor | np.ndarray):
+        return int(value.nbytes)
+    if isinstance(value, Analysis | Picture | Proposals | Scores | Segmentation | TextEmbeddings):
+        return sum(_bytes_of(getattr(value, field.name)) for field in fields(value))
+    return 0
 
 
-class _Slot(Generic[_Value]):
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.value: _Value | None = None
+def _tree_bytes(scores: TreeScores) -> int:
+    return int(scores.probability.nbytes + scores.own.nbytes)
+
+
+def _answer_bytes(case: Case) -> int:
+    """Without the proposals: they belong to the analysis."""
+    return _bytes_of(case.scores) + _bytes_of(case.segmentation)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ("hub_server", "tiny")
+pytest_plugins = ("app_server", "hub_server", "tiny")
 
 settings.register_profile("ovdemo", derandomize=True, deadline=None)
 settings.load_profile("ovdemo")

@@ -89,6 +89,16 @@ def test_every_mode_writes_its_files(photos: list[Path], tmp_path: Path, mode: s
     assert len(document["categories"]) == 20
 
 
+def test_rescue_lowers_no_object(photos: list[Path], tmp_path: Path) -> None:
+    void = []
+    for rescue in ("0", "1"):
+        arguments = ["--classes", "zebra, sky:stuff", "--mode", "semantic", "--rescue", rescue, "--out", str(tmp_path)]
+        assert main(["segment", str(photos[2]), *arguments, *MODEL]) == 0
+        records = json.loads((tmp_path / "dog.json").read_text())["annotations"][0]["segments_info"]
+        void.append(max(record["evidence"]["void"] for record in records))
+    assert void[1] < void[0]
+
+
 def test_the_panoptic_output_is_perfect_against_itself(photos: list[Path], tmp_path: Path) -> None:
     """Read as COCO's format defines it, then scored by the project's panoptic quality."""
     arguments = ["--classes", "a, b, c:stuff, d:stuff", "--overlap-threshold", "0.1", "--out", str(tmp_path)]
@@ -166,7 +176,12 @@ def test_bench_measures_every_step(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     steps = [timing["step"] for timing in report["timings"]]
     assert steps[:3] == ["encode", "propose", "text encoding, a name"]
-    assert steps[3:] == ["score, 133 classes", "merge, 133 classes", "score, 1203 classes", "merge, 1203 classes"]
+    assert steps[3:7] == ["score, 133 classes", "merge, 133 classes", "score, 1203 classes", "merge, 1203 classes"]
+    asked = ("slider", "known words", "a new word")
+    assert steps[7:13] == [f"{what} to new picture, {size} classes" for size in (8, 133) for what in asked]
+    assert steps[13:] == [
+        *("inspect a pixel", "uncertainty maps", "sensitivity, 121 settings", "suggest of 21,841 nouns"),
+    ]
     assert all(0 < t["median_ms"] <= t["p95_ms"] for t in report["timings"])
     assert report["random_weights"]
     assert report["peak_memory_mb"] > 0

@@ -329,7 +329,8 @@ def options(**flags: Any) -> argparse.Namespace:
     defaults = {
         "data": None, "set": [], "split": "val", "coco_panoptic": None, "images": None, "model": "painted",
         "checkpoint": None, "device": "cpu", "precision": "float32", "random_weights": False, "seed": 0, "limit": None,
-        "words": None, "fusion": "geometric", "alpha": 0.4, "beta": 0.8, "short_side": None, "json": False,
+        "words": None, "fusion": "geometric", "alpha": 0.4, "beta": 0.8, "rescue": 0.0, "short_side": None,
+        "json": False,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | flags))
 

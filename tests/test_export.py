@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ovdemo.errors import UserError
-from ovdemo.export import cutout_png, export, export_files, panoptic_png
+from ovdemo.export import cutout_png, download_files, export, export_files, panoptic_png, segments_csv
 from ovdemo.images import Picture, load_picture
 from ovdemo.segmentation import ClassProbability, Evidence, Mode, Segment, Segmentation
 from ovdemo.vocabulary import Kind
@@ -284,3 +286,89 @@ def test_sizes_must_agree(picture: Picture) -> None:
     segmentation = segmentation_of("panoptic", np.ones((16, 25)), {1: 0})
     with pytest.raises(ValueError, match="differ in size"):
         list(export_files(picture, segmentation))
+
+
+# --- what a page offers ---
+
+
+@pytest.mark.parametrize("segmentation", [panoptic(), overlapping_instances()], ids=["panoptic", "instance"])
+def test_downloads(picture: Picture, segmentation: Segmentation) -> None:
+    recipe = '{"words": "cat"}'
+    files = dict(download_files(picture, segmentation, recipe))
+    assert list(files) == [
+        "my-cat_coco.zip",
+        "my-cat_overlay.png",
+        "my-cat_ids.png",
+        "my-cat_cutouts.zip",
+        "my-cat.csv",
+        "my-cat_recipe.json",
+    ]
+    assert dict(download_files(picture, segmentation, recipe)) == files
+    whole = dict(export_files(picture, segmentation, cutouts=True))
+    assert files["my-cat_overlay.png"] == whole.pop("my-cat_overlay.png")
+    packed = {}
+    for archive, wanted in (("coco", "my-cat"), ("cutouts", "my-cat_cutout_")):
+        with zipfile.ZipFile(io.BytesIO(files[f"my-cat_{archive}.zip"])) as opened:
+            assert opened.testzip() is None
+            assert all(name.startswith(wanted) for name in opened.namelist())
+            packed |= {name: opened.read(name) for name in opened.namelist()}
+            assert all(info.external_attr >> 16 & 0o400 for info in opened.infolist())  # readable when unpacked
+    assert packed == whole
+    assert sum(name.startswith("my-cat_cutout_") for name in packed) == len(segmentation.segments)
+    ids = np.asarray(Image.open(io.BytesIO(files["my-cat_ids.png"]))).astype(int) @ (1, 256, 65536)
+    np.testing.assert_array_equal(ids, segmentation.id_map)
+    assert json.loads(files["my-cat_recipe.json"]) == json.loads(recipe)
+
+
+def rows_of(*labels: str) -> list[dict[str, str]]:
+    labels = (*labels, *LABELS)[: max(3, len(labels))]
+    id_map = np.arange(16)[:, None].repeat(24, 1) % len(labels) + 1
+    data = segments_csv(segmentation_of("panoptic", id_map, {i + 1: i for i in range(len(labels))}, labels))
+    assert data.startswith(b"\xef\xbb\xbf")
+    return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
+def test_no_label_is_a_formula(start: str) -> None:
+    assert rows_of(f"{start}cmd|' /C calc'!A0")[0]["label"] == f"'{start}cmd|' /C calc'!A0"
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ('say "cat", twice', 'say "cat", twice'),
+        ("two\r\nlines", "two\r\nlines"),
+        ("<b>bold</b>", "<b>bold</b>"),
+        ("קטקומבה", "קטקומבה"),
+        ("👩‍🚀 猫", "👩‍🚀 猫"),
+        ("a\ud800b", "a?b"),
+        ("a=b", "a=b"),
+    ],
+    ids=ascii,
+)
+def test_labels_are_text_in_a_table(label: str, text: str) -> None:
+    assert rows_of(label)[0]["label"] == text
+
+
+def test_the_table_has_the_facts() -> None:
+    first = rows_of("cat")[0]
+    assert first.pop("label") == "cat"
+    assert first == {
+        "id": "1",
+        "kind": "thing",
+        "score": "0.500000",
+        "area": "144",
+        "x": "0",
+        "y": "0",
+        "width": "24",
+        "height": "16",
+        "seen": "1",
+        "p_void": "0.250000",
+    }
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=8))
+def test_any_labels_come_back_from_the_table(labels: list[str]) -> None:
+    found = [row["label"] for row in rows_of(*labels)[: len(labels)]]
+    assert [text.removeprefix("'") for text in found] == [label.removeprefix("'") for label in labels]
+    assert not any(text.startswith(("=", "+", "-", "@", "\t", "\r")) for text in found)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from ovdemo.fusion import Fusion, class_logits, fuse, score
+from ovdemo.fusion import Fusion, class_logits, ensemble_weights, fuse, score
 from ovdemo.systems.base import Classifiers, Geometry, Proposals
 from ovdemo.vocabulary import TextEmbeddings
 
@@ -77,6 +77,54 @@ def test_a_proposal_that_clip_saw_nothing_of_is_left_to_the_trained_head() -> No
     expected = scores.in_vocabulary * (1 - scores.void)[:, None]
     torch.testing.assert_close(scores.fused[2], expected[2])
     assert not torch.allclose(scores.fused[0], expected[0])
+
+
+def spread(*probabilities: float, scale: float) -> torch.Tensor:
+    """A unit vector whose scaled cosines to the axes have this softmax; one more axis takes the rest of the length."""
+    cosines = torch.tensor(probabilities).log() / scale
+    return torch.cat((cosines, (1 - cosines.square().sum()).sqrt()[None]))
+
+
+def test_rescue_lowers_void_by_hand() -> None:
+    # Trained head: cat 0.2, dog 0.1, void 0.7. CLIP: cat 0.25, dog 0.75, and it does not see the second proposal.
+    text = TextEmbeddings(torch.eye(4)[:2], torch.tensor([0, 1]), 2)
+    trained = spread(0.2, 0.1, 0.7, scale=100.0).expand(2, -1)
+    clip = spread(0.25, 0.75, 1.0, scale=100.0).expand(2, -1)
+    geometry = Geometry((32, 32), (32, 32), (32, 32))
+    proposals = Proposals(torch.zeros(2, 8, 8), trained, clip, torch.tensor([True, False]), geometry)
+    seen = torch.tensor([True, False])
+
+    def void(rescue: float, *, needs_support: bool = False) -> list[float]:
+        classifiers = Classifiers(100.0, 100.0, torch.eye(4)[2], needs_support)
+        scores = score(proposals, text, seen, classifiers, Fusion(rescue=rescue))
+        torch.testing.assert_close(scores.fused.sum(-1), 1 - scores.void)
+        return scores.void.tolist()
+
+    assert void(0.0) == pytest.approx([0.7, 0.7], abs=1e-4)
+    assert void(0.4) == pytest.approx([0.7 * (1 - 0.4 * 0.75)] * 2, abs=1e-4)
+    assert void(1.0) == pytest.approx([0.7 * 0.25] * 2, abs=1e-4)
+    assert void(1.0, needs_support=True) == pytest.approx([0.7 * 0.25, 0.7], abs=1e-4)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1))
+def test_rescue_raises_every_class_alike(seed: int, rescue: float) -> None:
+    proposals, text, classifiers = make_question(seed)
+    seen = torch.tensor([True, False, True, False, False])
+    before = score(proposals, text, seen, classifiers, Fusion())
+    after = score(proposals, text, seen, classifiers, Fusion(rescue=rescue))
+    assert (after.void <= before.void).all()
+    assert (after.void >= 0).all()
+    ratio = (1 - after.void) / (1 - before.void)
+    torch.testing.assert_close(after.fused, before.fused * ratio[:, None])
+
+
+def test_the_weights_used_are_those_of_the_class_and_none_without_clip_support() -> None:
+    seen = torch.tensor([True, False, True, False, False])
+    row, nothing = [0.1, 0.9, 0.1, 0.9, 0.9], [0.0] * 5
+    for needs_support, last in ((False, row), (True, nothing)):
+        proposals, _, classifiers = make_question(0, needs_support=needs_support)
+        weights = ensemble_weights(proposals, seen, classifiers, Fusion(alpha=0.1, beta=0.9))
+        torch.testing.assert_close(weights, torch.tensor([row, row, last]))
 
 
 def test_a_vanishing_probability_stays_finite() -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import metadata_load
+from packaging.specifiers import SpecifierSet
 from PIL import Image
 
+from app_server import AppServer
 from ovdemo.__main__ import _parser
 from ovdemo.default_model import DEFAULT_MODEL, chosen_model
+from ovdemo.examples import find_example
 from ovdemo.systems import registry
 from ovdemo.systems.registry import VARIANTS, Variant
 from ovdemo.vocabulary import preset_names
@@ -28,14 +34,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLOORS = [
     {"__main__"},
     {"commands"},
+    {"ui"},
     {"training"},
-    {"evaluation", "bench", "__init__"},
+    {"evaluation", "bench", "__init__", "models", "panels"},
     {"workbench"},
-    {"merging", "export"},
+    {"suggestions"},
+    {"inspection", "uncertainty", "sensitivity", "hierarchy", "features", "recipes"},
+    {"merging", "export", "display"},
     {"rendering", "fusion", "upsampling", "loading"},
     {"systems"},
     {"segmentation", "hub"},
-    {"nn", "vocabulary", "images", "checkpoints"},
+    {"nn", "vocabulary", "images", "checkpoints", "caching", "stopwatch", "published_grids", "examples"},
     {"errors", "paths", "default_model"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -107,10 +116,50 @@ def test_readme_commands_parse_and_names_exist() -> None:
         )
 
 
-def test_app_says_where_to_start() -> None:
+def test_readme_makes_the_repository_a_space() -> None:
+    settings = metadata_load(ROOT / "README.md")
+    assert settings is not None
+    assert settings["sdk"] == "gradio"
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert f"gradio[mcp]=={settings['sdk_version']}" in pins
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert settings["python_version"] in SpecifierSet(project["requires-python"])
+    assert settings["license"] == project["license"].lower()
+    assert (ROOT / settings["app_file"]).is_file()
+    assert len(settings["short_description"]) <= 60  # what the Hub takes
+    large = VARIANTS["fcclip-convnext-large"]
+    assert large.trained is not None
+    trained, clip = settings["preload_from_hub"]
+    assert trained == f"{large.trained.repo} {large.trained.filename}"
+    assert clip in {f"{file.repo} {file.filename}" for file in large.clip_files}
+    assert settings["models"] == [large.trained.repo, large.clip_files[0].repo]
+
+
+def test_readme_begins_with_the_page_and_the_tests() -> None:
+    first, second, *_ = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
+    assert first.endswith("pip install -r requirements.txt && .venv/bin/python app.py")
+    assert second == "bash tests/run"
+
+
+def test_readme_client_runs(app: AppServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block for programs, word for word, against the running app."""
+    photograph = find_example("china").path()
+    assert photograph is not None
+    shutil.copy(photograph, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    assert 'Client("http://127.0.0.1:7860")' in code
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("http://127.0.0.1:7860", app.url), "README.md", "exec"), names)
+    names["client"].close()
+    assert len(names["files"]) == 6
+    assert {model["name"] for model in names["models"]} == set(VARIANTS)
+    assert names["paths"]["nodes"] > 10_000
+
+
+def test_app_explains_its_flags() -> None:
     done = subprocess.run(
-        [sys.executable, "app.py"], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}
+        [sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )
-    command = next(line for line in done.stdout.splitlines() if "ovdemo segment" in line)
-    options = _parser().parse_args(shlex.split(command.strip().removeprefix("python -m ovdemo ")))
-    assert Path(options.pictures[0]).exists()
+    for flag in ("--host", "--port", "--share", "--mcp"):
+        assert flag in done.stdout

@@ -142,6 +142,92 @@ def test_stuff_of_one_class_is_one_segment_and_things_stay_apart() -> None:
     assert found.segments[2].evidence.fused[0].label == "sky"
 
 
+def blocks(count: int, *painted: tuple[int, slice, slice]) -> Proposals:
+    """Proposals over a 64 x 64 picture, mask logits 16 x 16: 9 in the (proposal, rows, columns) given, else -9."""
+    proposals = make_proposals((64, 64), 64, count)
+    proposals.mask_logits[:] = -9.0
+    for query, rows, columns in painted:
+        proposals.mask_logits[query, rows, columns] = 9.0
+    return proposals
+
+
+def sure(*rows: tuple[int, float, float]) -> Scores:
+    """Scores from (class, its fused probability, void) of each proposal."""
+    fused = torch.zeros(len(rows), 4)
+    for query, (index, probability, _) in enumerate(rows):
+        fused[query, index] = probability
+    void = torch.tensor([row[2] for row in rows])
+    return Scores(fused, fused, fused, void, torch.zeros(4, dtype=torch.bool))
+
+
+def test_every_panoptic_outcome_is_told() -> None:
+    whole, left, right = slice(0, 16), slice(0, 8), slice(8, 16)
+    proposals = blocks(
+        7, (0, whole, left), (1, whole, whole), (2, left, left), (3, whole, right), (4, whole, whole), (6, right, right)
+    )
+    scores = sure(
+        (0, 0.9, 0.05),  # wins the left half
+        (1, 0.5, 0.2),  # covers everything and is left with the top of the right half
+        (1, 0.4, 0.1),  # lies under the first
+        (2, 0.3, 0.6),  # "no object"
+        (2, 0.1, 0.05),  # too weak
+        (3, 0.6, 0.05),  # has no mask
+        (2, 0.8, 0.05),  # wins the lower right quarter
+    )
+    found = merge(proposals, scores, VOCABULARY, Merging(object_threshold=0.2))
+    assert [(s.id, s.label, s.queries) for s in found.segments] == [(1, "cat", (0,)), (2, "sky", (6,))]
+    outcomes = [fate.outcome for fate in found.fates]
+    expected = ["segment", "overlapped", "outshone", "void", "below threshold", "outshone", "segment"]
+    assert outcomes == expected
+    assert [fate.segment for fate in found.fates] == [1, None, None, None, None, None, 2]
+    assert [fate.label for fate in found.fates] == ["cat", "dog", "dog", "sky", "sky", "sea", "sky"]
+    assert [fate.class_index for fate in found.fates] == [0, 1, 1, 2, 2, 3, 2]
+    assert [fate.score for fate in found.fates] == pytest.approx([0.9, 0.5, 0.4, 0.3, 0.1, 0.6, 0.8])
+    assert [fate.void for fate in found.fates] == pytest.approx([0.05, 0.2, 0.1, 0.6, 0.05, 0.05, 0.05])
+    assert [fate.share is not None for fate in found.fates] == [True, True, False, False, False, False, True]
+    assert found.fates[1].share == pytest.approx(0.25, abs=0.05)
+    kept = merge(proposals, scores, VOCABULARY, Merging(object_threshold=0.2, overlap_threshold=0.2))
+    assert kept.fates[1].outcome == "segment"
+
+
+@given(questions(), st.sampled_from([0.0, 0.2]), st.sampled_from([0.0, 0.5, 0.8]))
+def test_panoptic_fates_are_what_the_merge_did(
+    question: tuple[Proposals, Scores], object_threshold: float, overlap_threshold: float
+) -> None:
+    proposals, scores = question
+    found = merge(proposals, scores, VOCABULARY, Merging("panoptic", object_threshold, overlap_threshold))
+    assert len(found.fates) == len(proposals)
+    kept = {query: segment.id for segment in found.segments for query in segment.queries}
+    probability = scores.fused.amax(-1)
+    for query, fate in enumerate(found.fates):
+        assert (fate.score, fate.void) == (float(probability[query]), float(scores.void[query]))
+        assert fate.segment == kept.get(query)
+        assert (fate.outcome == "segment") == (query in kept)
+        assert (fate.outcome == "void") == (fate.score < fate.void)
+        if fate.outcome == "below threshold":
+            assert fate.score <= object_threshold + 1e-6
+        if fate.outcome == "overlapped":
+            assert fate.share is not None
+            assert fate.share < overlap_threshold
+        if fate.outcome == "segment":
+            assert fate.share is not None
+            assert fate.share >= overlap_threshold
+
+
+def test_every_instance_outcome_is_told_and_semantic_mode_has_none() -> None:
+    whole, top = slice(0, 16), slice(0, 8)
+    proposals = blocks(4, (0, top, whole), (1, whole, whole), (2, whole, whole))
+    scores = sure((0, 0.9, 0.05), (2, 0.8, 0.05), (1, 0.2, 0.05), (1, 0.1, 0.05))
+    scores.fused[0, 1] = 0.4
+    found = merge(proposals, scores, VOCABULARY, Merging("instance", object_threshold=0.3, instances=4))
+    assert [(s.id, s.label, s.queries) for s in found.segments] == [(1, "cat", (0,)), (2, "dog", (0,))]
+    assert [(f.outcome, f.segment) for f in found.fates] == [
+        ("segment", 1), ("stuff", None), ("below threshold", None), ("outranked", None)
+    ]  # fmt: skip
+    assert all(fate.share is None for fate in found.fates)
+    assert merge(proposals, scores, VOCABULARY, Merging("semantic")).fates == ()
+
+
 def test_nothing_kept_is_an_empty_answer() -> None:
     proposals = make_proposals((40, 40), 32, 3)
     fused = torch.zeros(3, 4)

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovdemo import rendering
-from ovdemo.rendering import PALETTE, class_color, legend, overlay, overlay_with_legend, palette, segment_colors
+from ovdemo.rendering import (
+    PALETTE,
+    class_color,
+    heat_map,
+    legend,
+    overlay,
+    overlay_with_legend,
+    palette,
+    segment_colors,
+)
 from ovdemo.segmentation import Evidence, Segment, Segmentation
 from ovdemo.vocabulary import Kind
 
@@ -86,7 +95,7 @@ def test_text_is_readable_on_every_colour() -> None:
         return float(linear(color) @ (0.2126, 0.7152, 0.0722))
 
     for color in PALETTE:
-        light, dark = sorted((luminance(color), luminance(rendering._text_color(color))), reverse=True)
+        light, dark = sorted((luminance(color), luminance(rendering.text_color(color))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 3.9
 
 
@@ -241,3 +250,27 @@ def test_legend_of_nothing() -> None:
 def test_sizes_must_agree() -> None:
     with pytest.raises(ValueError, match="do not belong"):
         overlay(noise(10, 10), segmentation_of(halves()))
+
+
+def test_heat_map_gets_brighter_and_is_the_colour_map_alone_without_a_picture() -> None:
+    ramp = np.linspace(-0.5, 1.5, 101)[None]
+    drawn = heat_map(ramp)
+    light = linear(drawn[0]) @ (0.2126, 0.7152, 0.0722)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (1, 101, 3)
+    assert (np.diff(light[25:76]) > 0).all()
+    assert (drawn[0, :26] == drawn[0, 0]).all()
+    assert (drawn[0, 75:] == drawn[0, -1]).all()
+    assert (heat_map(ramp > 0.5)[0] == np.where(ramp[0, :, None] > 0.5, drawn[0, -1], drawn[0, 0])).all()
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.4, 1.0])
+def test_heat_map_over_a_picture_mixes_grey_and_colour(opacity: float) -> None:
+    pixels = noise(20, 30)
+    values = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
+    drawn = heat_map(values, pixels, opacity=opacity).astype(float)
+    grey = pixels @ (0.299, 0.587, 0.114)
+    expected = opacity * heat_map(values) + (1 - opacity) * 0.7 * grey[..., None]
+    assert np.abs(drawn - expected).max() <= 1.5
+    with pytest.raises(ValueError, match="do not belong"):
+        heat_map(values[1:], pixels)

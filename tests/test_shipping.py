@@ -147,7 +147,7 @@ def test_checkpoints_commands(
     embedded: Variant, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["checkpoints", "list"]) == 0
-    assert f"{EMBEDDED_MODEL}: A tiny FC-CLIP for tests, in the project" in capsys.readouterr().out
+    assert f"{EMBEDDED_MODEL}: A tiny FC-CLIP for tests, embedded" in capsys.readouterr().out
     assert main(["checkpoints", "fetch", EMBEDDED_MODEL]) == 0
     assert "nothing to fetch" in capsys.readouterr().out
     target = tmp_path / "full.safetensors"
@@ -162,7 +162,7 @@ def test_checkpoints_commands(
     (shelf / "tiny.safetensors").unlink()
     assert main(["checkpoints", "list", "--json"]) == 0
     (row,) = (row for row in json.loads(capsys.readouterr().out) if row["name"] == EMBEDDED_MODEL)
-    assert row["state"] == "missing from the project"
+    assert row["state"] == "missing: git checkout -- checkpoints/tiny.safetensors"
     assert main(["checkpoints", "fetch", EMBEDDED_MODEL]) == 2
     assert "are missing" in capsys.readouterr().err
 

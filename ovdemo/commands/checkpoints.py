@@ -6,12 +6,12 @@ import argparse
 import dataclasses
 import json
 
-from ovdemo import paths
 from ovdemo.checkpoints import read_metadata, save_safetensors
 from ovdemo.commands.progress import download_bar
 from ovdemo.errors import UserError
-from ovdemo.hub import fetch, fetch_first, is_cached
+from ovdemo.hub import fetch, fetch_first
 from ovdemo.loading import embedded_weights, read_checkpoint, training_names
+from ovdemo.models import model_state
 from ovdemo.systems.registry import VARIANTS, Variant, find_variant
 
 
@@ -42,16 +42,10 @@ def _describe(variant: Variant) -> dict[str, object]:
 
 
 def _state(variant: Variant) -> str:
-    if variant.embedded is not None:
-        return (
-            "in the project" if (paths.CHECKPOINTS / variant.embedded.weights).exists() else "missing from the project"
-        )
-    clip = any(is_cached(file) for file in variant.clip_files)
-    if variant.trained is None:
-        return f"needs the authors' file ({variant.authors_link}) with --checkpoint"
-    if clip and is_cached(variant.trained):
-        return "downloaded"
-    return f"to download: python -m ovdemo checkpoints fetch {variant.name}"
+    state = model_state(variant)
+    if state.kind == "needs the authors' file":
+        return f"{state.kind} ({variant.authors_link}) with --checkpoint"
+    return f"{state.kind}: {state.remedy}" if state.remedy else state.kind
 
 
 def run_fetch(options: argparse.Namespace) -> int:

@@ -83,7 +83,7 @@ def _evaluate(workbench: Workbench, data: LabelledPictures, options: argparse.Na
         return evaluate_set(
             workbench,
             data,
-            fusion=Fusion(options.fusion, options.alpha, options.beta),
+            fusion=Fusion(options.fusion, options.alpha, options.beta, options.rescue),
             short_side=options.short_side,
             limit=options.limit,
             advance=advance,
@@ -96,7 +96,12 @@ def _document(reports: Sequence[SetReport], options: argparse.Namespace) -> str:
         "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
         "random_weights": options.random_weights,
         "precision": options.precision,
-        "fusion": {"kind": options.fusion, "alpha": options.alpha, "beta": options.beta},
+        "fusion": {
+            "kind": options.fusion,
+            "alpha": options.alpha,
+            "beta": options.beta,
+            "rescue": options.rescue,
+        },
         "short_side": options.short_side,
         "words": options.words,
         "limit": options.limit,

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         print("RANDOM WEIGHTS: the segments and labels below mean nothing.", file=sys.stderr)
     workbench = load_workbench(options)
     _embed(workbench, vocabulary)
-    fusion = Fusion(options.fusion, options.alpha, options.beta)
+    fusion = Fusion(options.fusion, options.alpha, options.beta, options.rescue)
     merging = Merging(options.mode, options.object_threshold, options.overlap_threshold)
     results: list[dict[str, object]] = []
     failures = 0

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from ovdemo.checkpoints import read_tensors, save_safetensors
 from ovdemo.commands.progress import progress_bar
 from ovdemo.default_model import EMBEDDED_MODEL
+from ovdemo.errors import UserError
 from ovdemo.loading import load_system, resolve_device
 from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
 from ovdemo.systems.fcclip import FCCLIPNetwork
-from ovdemo.systems.registry import EMBEDDED, find_variant
-from ovdemo.training.alignment import ImageTrainee
+from ovdemo.systems.registry import CLIP_PREFIX, EMBEDDED, find_variant
+from ovdemo.training.alignment import ImageTrainee, open_layers
 from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
 from ovdemo.training.loop import Trainee, train
@@ -27,7 +28,7 @@ from ovdemo.training.photos import PhotoStore
 from ovdemo.training.phrases import read_phrases
 from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.shipping import write_text, write_weights
-from ovdemo.training.text import TextTrainee, install_text
+from ovdemo.training.text import TextTrainee, install_text, text_tensors
 from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
 
 _SIDE = 256  # pixels of a training scene
@@ -39,6 +40,11 @@ def run_clip(options: argparse.Namespace) -> int:
     concepts = _concepts(options)
     tower = clip_tower(EMBEDDED.clip).to(resolve_device(options.device))
     text = options.out / _TEXT
+    if options.start:
+        _start_from(options.start, CLIP_PREFIX, tower.clip_model)
+        save_safetensors(text_tensors(tower), text, {})
+    else:
+        open_layers(tower)
     if not text.exists():
         with progress_bar("asking the teacher") as advance:
             phrases = read_phrases(options.data, options.wordnet, concepts)
@@ -56,6 +62,8 @@ def run_segmenter(options: argparse.Namespace) -> int:
     """Train the decoders on the tower of ``OUT/clip.safetensors``; write the two files that the project ships."""
     concepts = _concepts(options)
     network = FCCLIPNetwork(EMBEDDED).to(resolve_device(options.device))
+    if options.start:
+        _start_from(options.start, "", network)
     network.backbone.clip_model.load_state_dict(read_tensors(options.out / _CLIP), strict=False)
     store = _photos(options.data, concepts)
     wordings = word_concepts(network.backbone, concepts, options.seed)
@@ -67,6 +75,19 @@ def run_segmenter(options: argparse.Namespace) -> int:
     held_out = [concepts.entries[index].name for index in sorted(concepts.held_out)]
     _ship(network, names, {"held_out": json.dumps(held_out)}, options.out)
     return 0
+
+
+def _start_from(path: Path, prefix: str, module: torch.nn.Module) -> None:
+    """Load what a file of weights holds under a prefix.
+
+    Raises:
+        UserError: the file does not hold all of it in these sizes.
+    """
+    tensors = {name.removeprefix(prefix): x for name, x in read_tensors(path).items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"Training cannot go on from {path}: it holds another network's weights.") from error
 
 
 def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, str], out: Path) -> None:

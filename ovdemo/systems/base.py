@@ -7,7 +7,7 @@ picture; right of it is a matrix product and a merge, and answers at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +57,16 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.mask_logits)
+
+    def to(self, device: torch.device | str) -> Proposals:
+        """The same proposals on a device."""
+        return replace(
+            self,
+            mask_logits=self.mask_logits.to(device),
+            class_embeddings=self.class_embeddings.to(device),
+            clip_embeddings=self.clip_embeddings.to(device),
+            clip_supported=self.clip_supported.to(device),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,21 +17,23 @@ from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
 from ovdemo.training.compose import Composer
 from ovdemo.training.loop import learning_rate
 from ovdemo.training.optimiser import MatrixOptimiser
+from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 
 _PEAK = 1.5e-3
 _DECAY = 0.05
 _AVERAGED = 0.998  # of the weights' moving average a step
-_LAYER_SCALE = 0.1  # a ConvNeXt's own 1e-6 is for schedules a hundred times longer
+_LAYER_SCALE = 0.1
 _MAX_LOGIT_SCALE = float(np.log(100))
 _CAPTION_WEIGHT = 0.3
 
 _SCENES, _CAPTIONED = 5, 1  # of a step
 # Photographs of one thing, by side: as many as have the pixels of six scenes. They are small, so that a step shows
 # many, and apart, because 7 x 7 convolutions at stride 32 would mix neighbours in a mosaic.
-_OBJECTS = {64: 96, 96: 43, 128: 24, 192: 11}
-_OBJECT_SHARES = (0.15, 0.4, 0.35, 0.1)
+# The large ones count: a tower that saw things at 128 pixels or less could not name them at 320.
+_OBJECTS = {64: 96, 96: 43, 128: 24, 192: 11, 256: 6}
+_OBJECT_SHARES = (0.15, 0.25, 0.25, 0.2, 0.15)
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
@@ -58,7 +60,7 @@ class ImageTrainee:
         """Take the tower and what it learns from.
 
         Args:
-            tower: text trained, image part fresh.
+            tower: text trained, image part fresh (see :func:`open_layers`) or trained before.
             composer: draws scenes with named regions only, photographs of one thing, and captioned ones.
             wordings: (V, M, D) unit vectors of the concepts.
             alike: (V, V) bool, pairs that are never each other's wrong answer.
@@ -74,8 +76,6 @@ class ImageTrainee:
         visual = tower.clip_model.visual
         for name, parameter in tower.clip_model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
-            if name.endswith(".gamma"):
-                parameter.data.fill_(_LAYER_SCALE)
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED))
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
@@ -104,7 +104,7 @@ class ImageTrainee:
         """Pictures (S, S, 3) -> res5 (B, C, S / 32, S / 32)."""
         pixels = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
         image = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed_precision(self._device):
             dense = self._tower.stages(image)["res5"]
         return dense.float()
 
@@ -162,6 +162,13 @@ class ImageTrainee:
         tensors = dict(self._tower.clip_model.state_dict())
         tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
+
+
+def open_layers(tower: ClipTower) -> None:
+    """Let a fresh ConvNeXt's blocks speak from the start: its own layer scales of 1e-6 are for long schedules."""
+    for name, parameter in tower.clip_model.visual.named_parameters():
+        if name.endswith(".gamma"):
+            parameter.data.fill_(_LAYER_SCALE)
 
 
 def _draw(composer: Composer, random: np.random.Generator) -> _Drawn:

@@ -34,6 +34,7 @@ from ovdemo.training.losses import (
 )
 from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assign, matching_cost
 from ovdemo.training.optimiser import MatrixOptimiser
+from ovdemo.training.precision import mixed_precision
 from ovdemo.training.scenes import Scene
 from ovdemo.training.words import StepWords, Words
 
@@ -195,7 +196,7 @@ class SegmenterTrainer:
     def stages(self, pixels: Tensor) -> dict[str, Tensor]:
         """The frozen tower's stages of normalised pixels (B, 3, S, S), float32."""
         image = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with mixed_precision(self._device):
             stages = self.network.backbone.stages(image)
         return {name: stage.float() for name, stage in stages.items()}
 

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ovdemo.nn.clip import ClipTower
 from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
 from ovdemo.training.phrases import Phrases
+from ovdemo.training.precision import mixed_precision
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.vocabulary import VILD_14
 
@@ -72,7 +73,7 @@ class TextTrainee:
         prompts, targets = self._draw()
         set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
         # Plain attention: the fused kernel's backward is slow on a CPU for sequences of ten tokens.
-        with torch.autocast(targets.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with mixed_precision(targets.device), sdpa_kernel(SDPBackend.MATH):
             # Kind by kind: names are a quarter as long as sentences, and a batch is as long as its longest text.
             made = torch.cat([self._tower.embed_prompts(texts) for texts in prompts])
         loss = 1 - F.cosine_similarity(made.float(), targets).mean()
@@ -113,8 +114,13 @@ class TextTrainee:
 
     def result(self) -> dict[str, Tensor]:
         """The text tower's tensors under open_clip's names."""
-        tensors = self._tower.clip_model.state_dict()
-        return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name.startswith(_PREFIXES)}
+        return text_tensors(self._tower)
+
+
+def text_tensors(tower: ClipTower) -> dict[str, Tensor]:
+    """A CLIP's text tower under open_clip's names."""
+    tensors = tower.clip_model.state_dict()
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name.startswith(_PREFIXES)}
 
 
 def install_text(tower: ClipTower, tensors: dict[str, Tensor]) -> None:

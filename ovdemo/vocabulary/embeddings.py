@@ -115,6 +115,11 @@ class TextEmbedder:
             num_classes=len(vocabulary),
         )
 
+    def names_to_encode(self, vocabulary: Vocabulary) -> int:
+        """How many names the cache does not know: what :meth:`embed` would have to encode."""
+        names = dict.fromkeys(vocabulary.names)
+        return len(names) - len(self._cache.get(self._space, names))
+
     def _embed_batch(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         with self._turn:
             known = self._cache.get(self._space, names)  # another thread may have been here meanwhile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 
@@ -27,6 +28,7 @@ def normalise_name(name: str) -> str:
     return " ".join(lowered.split()).strip(" " + _JOINERS)
 
 
+@lru_cache(maxsize=2**16)  # all names of the presets, which are folded anew at every word that is typed beside them
 def name_key(name: str) -> str:
     """What two names share when they are one: the case-folded NFKC form with white space collapsed."""
     folded = unicodedata.normalize("NFKC", name).casefold()

@@ -19,7 +19,7 @@ from typing import cast
 from ovdemo.errors import UserError
 from ovdemo.vocabulary.classes import Kind, Vocabulary, VocabularyClass
 from ovdemo.vocabulary.folding import MAX_CLASSES, MAX_NAMES_PER_CLASS, Draft, DraftName, fold
-from ovdemo.vocabulary.names import LINE_BREAK, clean_text, normalise_name
+from ovdemo.vocabulary.names import LINE_BREAK, clean_text, name_key, normalise_name
 
 MAX_NAME_CHARACTERS = 80
 MAX_TYPED_CLASSES = 2_000
@@ -43,10 +43,12 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of a name, and whether quotes protected it."""
+    """A stretch of a name, whether quotes protected it, and where in its line it stands, quotes included."""
 
     text: str
     quoted: bool
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,7 @@ def parse_classes(text: str) -> Vocabulary:
         UserError: no class, a quote that is never closed, a name of more than 80 characters, more than 200 names in a
             class, more than 2,000 classes, or more than 200,000 characters in all.
     """
-    if len(text) > MAX_TYPED_CHARACTERS:
-        raise UserError(
-            f"The vocabulary has {len(text):,} characters, and {MAX_TYPED_CHARACTERS:,} can be typed; shorten it."
-        )
-    lines = LINE_BREAK.split(clean_text(text))
-    numbered = (_Line(line, f"Line {number}" if len(lines) > 1 else "") for number, line in enumerate(lines, start=1))
-    vocabulary = _parse(numbered, MAX_TYPED_CLASSES)
+    vocabulary = _parse(_typed_lines(text), MAX_TYPED_CLASSES)
     if not vocabulary.classes:
         raise UserError(f"The vocabulary is empty; type at least one class, {_EXAMPLE}.")
     return vocabulary
@@ -105,6 +101,65 @@ def format_classes(vocabulary: Vocabulary) -> str:
     names of presets come back in lower case and folded. Notes are left out.
     """
     return ", ".join(_format_class(entry) for entry in vocabulary.classes)
+
+
+def set_kind(text: str, label: str, kind: Kind) -> str:
+    """The typed text with ``:thing`` or ``:stuff`` at the class of that label, and all else as it stands.
+
+    A label that the text does not have, such as a preset's, is added at the end: combined with the preset, the typed
+    class sets the kind. Line breaks come back as ``\\n``, and invisible characters do not come back.
+
+    Raises:
+        UserError: the text up to that class breaks the grammar.
+    """
+    key = name_key(label)
+    lines = _typed_lines(text)
+    edited = [line.text for line in lines]
+    for number, line in enumerate(lines):
+        for typed in _split_line(line):
+            names, _ = _split_class(typed)
+            # The first class that holds the name owns it (see folding), and the first kind that is set wins.
+            if any(_read_name(pieces, line).key == key for pieces in names):
+                _, end = _span(line, names[-1])
+                old_end = len(line.text[: list(filter(_is_filled, typed))[-1][-1].end].rstrip())
+                edited[number] = f"{line.text[:end]}:{kind}{line.text[old_end:]}"
+                return "\n".join(edited)
+    return add_classes(text, f"{_quoted(label)}:{kind}")
+
+
+def replace_name(text: str, name: str, replacement: str) -> str:
+    """The typed text with another name wherever it has that one, whatever its case; kinds and all else stay.
+
+    Line breaks come back as ``\\n``, and invisible characters do not come back.
+
+    Raises:
+        UserError: the text breaks the grammar.
+    """
+    key = name_key(name)
+    edited = []
+    for line in _typed_lines(text):
+        written = [pieces for typed in _split_line(line) for pieces in _split_class(typed)[0]]
+        spans = [_span(line, pieces) for pieces in written if _read_name(pieces, line).key == key]
+        result = line.text
+        for start, end in reversed(spans):
+            result = f"{result[:start]}{_quoted(replacement)}{result[end:]}"
+        edited.append(result)
+    return "\n".join(edited)
+
+
+def add_classes(text: str, addition: str) -> str:
+    """The typed text with more classes after it."""
+    before = text.rstrip(" \t\r\n,;")
+    return f"{before}, {addition}" if before else addition
+
+
+def _typed_lines(text: str) -> list[_Line]:
+    if len(text) > MAX_TYPED_CHARACTERS:
+        raise UserError(
+            f"The vocabulary has {len(text):,} characters, and {MAX_TYPED_CHARACTERS:,} can be typed; shorten it."
+        )
+    lines = LINE_BREAK.split(clean_text(text))
+    return [_Line(line, f"Line {number}" if len(lines) > 1 else "") for number, line in enumerate(lines, start=1)]
 
 
 def _format_class(entry: VocabularyClass) -> str:
@@ -162,11 +217,11 @@ def _split_line(line: _Line) -> Iterator[list[list[_Piece]]]:
             case "bar":
                 names.append([])
             case "straight":
-                names[-1].append(_Piece(token["straight"].replace('""', '"'), quoted=True))
+                names[-1].append(_Piece(token["straight"].replace('""', '"'), True, *token.span()))
             case "curly":
-                names[-1].append(_Piece(re.sub("([“”])[“”]", r"\1", token["curly"]), quoted=True))
+                names[-1].append(_Piece(re.sub("([“”])[“”]", r"\1", token["curly"]), True, *token.span()))
             case "plain":
-                names[-1].append(_Piece(token["plain"], quoted=False))
+                names[-1].append(_Piece(token["plain"], False, *token.span()))
             case _:
                 raise line.error(
                     f"the quote at character {token.start() + 1} ({line.text[token.start() :][:20]}) "
@@ -177,10 +232,7 @@ def _split_line(line: _Line) -> Iterator[list[list[_Piece]]]:
 
 def _read_class(names: list[list[_Piece]], line: _Line, notes: list[str]) -> Draft | None:
     """One class from its names in pieces, or ``None`` where no name is left."""
-    names = [pieces for pieces in names if any(piece.text.strip() for piece in pieces)]
-    if not names:
-        return None
-    names[-1], kind = _split_kind(names[-1])
+    names, kind = _split_class(names)
     kept: dict[str, DraftName] = {}
     for pieces in names:
         name = _read_name(pieces, line)
@@ -198,13 +250,34 @@ def _read_class(names: list[list[_Piece]], line: _Line, notes: list[str]) -> Dra
     return Draft(tuple(kept.values()), kind) if kept else None
 
 
+def _split_class(names: list[list[_Piece]]) -> tuple[list[list[_Piece]], Kind | None]:
+    """The names of a class that are not blank, the last one without the kind, and the kind."""
+    filled = list(filter(_is_filled, names))
+    if not filled:
+        return [], None
+    last, kind = _split_kind(filled[-1])
+    return [*filled[:-1], last], kind
+
+
+def _is_filled(pieces: list[_Piece]) -> bool:
+    return any(piece.text.strip() for piece in pieces)
+
+
+def _span(line: _Line, pieces: list[_Piece]) -> tuple[int, int]:
+    """Where a name begins and ends in its line, without the white space around it."""
+    start, end = pieces[0].start, pieces[-1].end
+    written = line.text[start:end]
+    return end - len(written.lstrip()), start + len(written.rstrip())
+
+
 def _split_kind(pieces: list[_Piece]) -> tuple[list[_Piece], Kind | None]:
     """Take ``:thing`` or ``:stuff`` off the end of a class's last name."""
     last = pieces[-1]
     found = None if last.quoted else _KIND.search(last.text)
     if found is None:
         return pieces, None
-    return [*pieces[:-1], _Piece(last.text[: found.start()], quoted=False)], cast(Kind, found[1].lower())
+    rest = _Piece(last.text[: found.start()], False, last.start, last.start + found.start())
+    return [*pieces[:-1], rest], cast(Kind, found[1].lower())
 
 
 def _read_name(pieces: list[_Piece], line: _Line) -> DraftName:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import cache
 
 from ovdemo.errors import UserError
 from ovdemo.vocabulary.classes import Vocabulary, VocabularyClass
+from ovdemo.vocabulary.folding import combine
 from ovdemo.vocabulary.kinds import infer_kind
+from ovdemo.vocabulary.parsing import parse_classes
 from ovdemo.vocabulary.preset_files import PresetClass, read_preset
 
 _NAMES = (
@@ -51,6 +54,17 @@ def load_preset(name: str) -> Vocabulary:
         UserError: there is no such preset.
     """
     return Vocabulary(tuple(map(_vocabulary_class, read_preset(_checked(name)).classes)))
+
+
+def read_words(text: str, presets: Sequence[str] = ()) -> Vocabulary:
+    """What a person typed and the presets they chose, combined in this order; the text may be blank beside a preset.
+
+    Raises:
+        UserError: as :func:`ovdemo.vocabulary.parse_classes`, :func:`load_preset` and
+            :func:`ovdemo.vocabulary.combine`.
+    """
+    typed = Vocabulary(()) if presets and not text.strip() else parse_classes(text)
+    return combine(typed, *map(load_preset, presets))
 
 
 @cache

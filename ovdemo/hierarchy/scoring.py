@@ -1,0 +1,201 @@
+"""Probabilities of every node of a tree, in two ways that claim the same: p(node), never more than its parent's.
+
+*Roll-up* sums a distribution over the classes up the tree. *Greedy descent* classifies among the children of a node,
+then among the children of the best, and so on (OPSNet, section 4.4 and Figure 5); the product of these probabilities
+along a path is the node's. Both classify with the project's fusion, from cached proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovdemo.fusion import Fusion, Scores, class_logits, ensemble_weights, fuse
+from ovdemo.hierarchy.tree import CategoryTree
+from ovdemo.segmentation import ClassProbability, Segment
+from ovdemo.systems.base import Classifiers, Proposals
+from ovdemo.vocabulary import TextEmbeddings, Vocabulary
+
+TreeMode = Literal["roll-up", "greedy"]
+
+
+@dataclass(frozen=True, eq=False)
+class TreeScores:
+    """Probabilities of N proposals or segments over the M nodes of a tree.
+
+    Attributes:
+        tree: whose nodes they are.
+        mode: how they were made.
+        probability: (N, M) of being this or a kind of it: 1 at the root, and at every node the sum over its children
+            and its own.
+        own: (N, M) of being this and none of the kinds below it: all that a leaf has, at an inner node what the class
+            that it answers has; 0 where there is none, and everywhere inside the tree in greedy descent, which never
+            weighs a node against its own children.
+    """
+
+    tree: CategoryTree
+    mode: TreeMode
+    probability: Tensor
+    own: Tensor
+
+
+def of_segments(proposals: Proposals, segments: Sequence[Segment]) -> Proposals:
+    """The strongest proposal of each segment, in their order: what the segment's class was read from."""
+    rows = torch.tensor([segment.queries[0] for segment in segments], dtype=torch.int64)
+    rows = rows.to(proposals.mask_logits.device)
+    return replace(
+        proposals,
+        mask_logits=proposals.mask_logits[rows],
+        class_embeddings=proposals.class_embeddings[rows],
+        clip_embeddings=proposals.clip_embeddings[rows],
+        clip_supported=proposals.clip_supported[rows],
+    )
+
+
+def class_distribution(scores: Scores) -> Tensor:
+    """(N, C) fused probabilities given that there is an object: each row sums to one."""
+    return scores.fused / scores.fused.sum(-1, keepdim=True)
+
+
+@torch.inference_mode()
+def roll_up(tree: CategoryTree, distribution: Tensor) -> TreeScores:
+    """Sum a distribution over the tree's classes up the tree.
+
+    Args:
+        tree: M nodes, C classes.
+        distribution: (N, C), each row sums to one, such as :func:`class_distribution` gives for the tree's vocabulary.
+    """
+    own = distribution.new_zeros(len(tree), len(distribution))  # nodes first: a level is one block of memory
+    own[tree.class_nodes.to(distribution.device)] = distribution.T
+    total = own.clone()
+    _add_to_parents(tree, total)
+    return TreeScores(tree, "roll-up", total.T, own.T)
+
+
+@torch.inference_mode()
+def descend(
+    tree: CategoryTree,
+    proposals: Proposals,
+    text: TextEmbeddings,
+    *,
+    seen: Tensor,
+    classifiers: Classifiers,
+    fusion: Fusion,
+) -> TreeScores:
+    """Classify every proposal among the children of every node, and multiply along the paths.
+
+    Args:
+        tree: M nodes.
+        proposals: N of them.
+        text: embeddings of ``tree.words()``, one class a node, or :func:`inner_means` of them.
+        seen: (M,) bool, nodes that share a name with the training vocabulary.
+        classifiers: of the system.
+        fusion: as for classes.
+    """
+    logs = sibling_log_probabilities(
+        tree, proposals, text, seen=seen, classifiers=classifiers, fusion=fusion
+    ).T.contiguous()
+    parents = tree.parents.to(logs.device)
+    for level in tree.levels[1:]:
+        logs[level] += logs[parents[level]]
+    probability = logs.exp_()
+    return TreeScores(
+        tree, "greedy", probability.T, torch.where(tree.is_leaf[:, None].to(logs.device), probability, 0).T
+    )
+
+
+@torch.inference_mode()
+def sibling_log_probabilities(
+    tree: CategoryTree,
+    proposals: Proposals,
+    text: TextEmbeddings,
+    *,
+    seen: Tensor,
+    classifiers: Classifiers,
+    fusion: Fusion,
+) -> Tensor:
+    """log p(node | parent): what :func:`ovdemo.fusion.score` says with a node's children as the vocabulary, (N, M).
+
+    Void takes no part: whether there is an object at all was decided before. Arguments as in :func:`descend`.
+    """
+    groups = _Siblings(tree, text.rows.device)
+    void = classifiers.void
+    in_logits = class_logits(proposals.class_embeddings, text, void, classifiers.in_scale)[:, :-1]
+    out_logits = class_logits(proposals.clip_embeddings, text, void, classifiers.out_scale)[:, :-1]
+    weights = ensemble_weights(proposals, seen, classifiers, fusion)
+    in_log, out_log = groups.log_softmax(in_logits.T.contiguous()), groups.log_softmax(out_logits.T.contiguous())
+    return groups.log_softmax(fuse(in_log, out_log, weights.T, fusion.kind)).T
+
+
+def _add_to_parents(tree: CategoryTree, values: Tensor, *, normalised: bool = False) -> None:
+    """Add (M, D) rows to their parents' in place, from the leaves up; as unit vectors if ``normalised``."""
+    parents = tree.parents.to(values.device)
+    for above, level in reversed(tuple(pairwise(tree.levels))):
+        if normalised:
+            values[level] = F.normalize(values[level], dim=-1)
+        values[above].index_add_(0, parents[level] - above.start, values[level])
+    if normalised:
+        values[0] = F.normalize(values[0], dim=-1)
+
+
+class _Siblings:
+    """Softmax among siblings, which are consecutive; the root is alone."""
+
+    def __init__(self, tree: CategoryTree, device: torch.device) -> None:
+        counts = [1, *(len(node.children) for node in tree.nodes if node.children)]
+        self._counts = torch.tensor(counts, device=device)
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """(M, N) -> (M, N)."""
+        peaks = torch.segment_reduce(logits, "max", lengths=self._counts, axis=0)
+        shifted = logits - self._spread(peaks)
+        sums = torch.segment_reduce(shifted.exp(), "sum", lengths=self._counts, axis=0)
+        return shifted.sub_(self._spread(sums.log_()))
+
+    def _spread(self, groups: Tensor) -> Tensor:
+        return groups.repeat_interleave(self._counts, 0)
+
+
+@torch.inference_mode()
+def inner_means(tree: CategoryTree, text: TextEmbeddings) -> TextEmbeddings:
+    """Embeddings of nodes with inner nodes as the mean of their children, instead of their own names and glosses.
+
+    A leaf keeps its rows, and counts above as the mean of them; every mean is a unit vector again, as for the prompts
+    of a name. It depends on no picture.
+
+    Args:
+        tree: M nodes.
+        text: embeddings of ``tree.words()``.
+    """
+    owner, device = text.owner, text.rows.device
+    vectors = F.normalize(text.rows.new_zeros(len(tree), text.rows.shape[1]).index_add_(0, owner, text.rows), dim=-1)
+    is_inner = ~tree.is_leaf.to(device)
+    vectors[is_inner] = 0
+    _add_to_parents(tree, vectors, normalised=True)
+    leaf_rows = ~is_inner[owner]
+    owners = torch.cat((owner[leaf_rows], is_inner.nonzero().flatten()))
+    order = owners.argsort(stable=True)
+    return TextEmbeddings(torch.cat((text.rows[leaf_rows], vectors[is_inner]))[order], owners[order], len(tree))
+
+
+def top_classes(
+    distribution: Tensor, vocabulary: Vocabulary, count: int = 5
+) -> tuple[tuple[ClassProbability, ...], ...]:
+    """The best classes of each row, best first: OPSNet's Figure 3 with ``load_preset("imagenet-21k")``.
+
+    Args:
+        distribution: (N, C) probabilities.
+        vocabulary: C classes.
+        count: how many; fewer where there are fewer classes.
+    """
+    values, indices = distribution.topk(min(count, len(vocabulary)))
+    return tuple(
+        tuple(ClassProbability(i, vocabulary.classes[i].label, p) for i, p in zip(row_indices, row_values, strict=True))
+        for row_indices, row_values in zip(indices.tolist(), values.tolist(), strict=True)
+    )

@@ -1,0 +1,401 @@
+"""The page: header, tabs, and which event asks for what. Nothing here outlives a request but ``gr.State``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from ovdemo.errors import UserError
+from ovdemo.examples import EXAMPLES, find_example
+from ovdemo.export import download_files
+from ovdemo.fusion import Fusion
+from ovdemo.inspection import Case
+from ovdemo.recipes import ExamplePicture, Recipe
+from ovdemo.stopwatch import Stopwatch
+from ovdemo.systems.registry import find_variant
+from ovdemo.ui import html, jobs
+from ovdemo.ui.answers import (
+    LAYERS,
+    Point,
+    chosen_id,
+    class_rows,
+    inspector_html,
+    layer_address,
+    maths_html,
+    overlay_of,
+    table_rows,
+    viewer_updates,
+)
+from ovdemo.ui.controls import Controls, known, recipe_of
+from ovdemo.ui.desk import Desk, Shot, quietly, sentences
+from ovdemo.ui.ensemble_tab import EnsembleTab
+from ovdemo.ui.events import BACKGROUND, HEAVY, LIVE, OURS
+from ovdemo.ui.features_tab import FeaturesTab
+from ovdemo.ui.files import saved
+from ovdemo.ui.header import Header, model_card
+from ovdemo.ui.hierarchy_tab import HierarchyTab
+from ovdemo.ui.segment_tab import SegmentTab
+from ovdemo.ui.widgets import event_data
+from ovdemo.vocabulary import Kind
+from ovdemo.vocabulary.linting import Hint, lint, take_hint
+from ovdemo.vocabulary.parsing import add_classes, parse_classes, set_kind
+from ovdemo.vocabulary.spelling import is_known
+from ovdemo.workbench import Analysis, Workbench
+
+Update = dict[Component, Any]
+
+_THINGS_SHOWN = 60  # classes with a switch of their own; presets have thousands
+
+# The address follows the answer, so that it can be copied or reloaded; the text box shows it in full.
+_SHOW_LINK = """(code) => {
+  if (!code) return "";
+  const address = new URL(window.location);
+  address.searchParams.set("recipe", code);
+  window.history.replaceState(null, "", address);
+  return address.toString();
+}"""
+
+
+class Page:
+    """All components, and the handlers of their events."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Lay the page out in the current ``gr.Blocks`` and connect its events."""
+        self._desk = desk
+        self._header = Header.build(desk)
+        self._shot = gr.State(None)
+        self._point = gr.State(None)
+        self._kept = gr.State(None)
+        self._code = gr.Textbox(visible="hidden", elem_id="recipe")
+        with gr.Tabs():
+            with gr.Tab("Segment", id="segment"):
+                self._tab = SegmentTab.build()
+            with gr.Tab("Ensemble", id="ensemble"):
+                self._ensemble = EnsembleTab.build()
+            with gr.Tab("Hierarchy", id="hierarchy") as tab:
+                self._hierarchy = HierarchyTab.build(tab)
+            with gr.Tab("Features", id="features", render_children=True) as tab:
+                self._features = FeaturesTab.build(tab)
+        self._controls = Controls(self._header.model, self._tab.words, self._tab.inference, self._ensemble.controls)
+        self._header.wire(desk)
+        self._wire_pictures()
+        self._wire_words()
+        self._wire_answers()
+        self._wire_ensemble()
+        self._hierarchy.wire(desk, self._shot, self._point, self._controls.live)
+        self._features.wire(desk, self._shot, self._controls.live)
+
+    # What answers consist of
+
+    @property
+    def _shown(self) -> list[Component]:
+        tab, ensemble = self._tab, self._ensemble
+        of_segment = [tab.viewer, tab.timing, tab.inspector, tab.table, self._code]
+        return [*of_segment, ensemble.viewer, ensemble.maths, ensemble.classes, ensemble.papers, ensemble.compare]
+
+    def _show(
+        self,
+        shot: Shot,
+        analysis: Analysis,
+        values: Sequence[Any],
+        watch: Stopwatch,
+        *,
+        layer: str = LAYERS[0],
+        point: Point | None = None,
+        kept: Recipe | None = None,
+        fresh: bool = False,
+    ) -> Update:
+        """Everything that follows from the words and settings; the photograph itself only where it is fresh."""
+        tab, ensemble = self._tab, self._ensemble
+        recipe = recipe_of(shot, values)
+        case = self._desk.answer(analysis, recipe, watch)
+        first, second = viewer_updates(analysis, case, watch, layer=layer, fresh=fresh, point=point)
+        return {
+            tab.viewer: first,
+            tab.timing: html.timing_strip(watch.steps),
+            tab.inspector: inspector_html(analysis, case, point),
+            tab.table: table_rows(case),
+            self._code: recipe.to_link(),
+            ensemble.viewer: second,
+            ensemble.maths: maths_html(analysis, case, point),
+            ensemble.classes: class_rows(case, self._default(analysis, recipe)),
+            ensemble.papers: html.published(recipe.alpha, recipe.beta),
+            ensemble.compare: self._compare(analysis, case, kept),
+        }
+
+    def _default(self, analysis: Analysis, recipe: Recipe) -> Case:
+        return analysis.answer(recipe.vocabulary, fusion=Fusion(), merging=recipe.merging)
+
+    def _compare(self, analysis: Analysis, case: Case, kept: Recipe | None) -> Any:
+        if kept is None:
+            return gr.skip()
+        return overlay_of(analysis, self._desk.answer(analysis, kept)), overlay_of(analysis, case)
+
+    # Pictures
+
+    def _wire_pictures(self) -> None:
+        tab, live = self._tab, self._controls.live
+        inputs = [tab.image, self._header.model, tab.inference.short_side, tab.layer, *live]
+        outputs = [self._shot, self._point, self._kept, *self._shown]
+        segmenting = tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY)
+        chosen = tab.gallery.select(sentences(self._choose_example), None, [tab.image, tab.words.text], **LIVE)
+        after_choice = chosen.then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
+        demo = gr.context.Context.root_block
+        assert demo is not None
+        opened = demo.load(sentences(self._open), None, [*self._opened, self._header.model], **OURS)
+        after_opening = opened.then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
+        tab.stop.click(
+            lambda: html.lead("Stopped."),
+            None,
+            tab.timing,
+            cancels=[segmenting, after_choice, after_opening],
+            **OURS,
+        )
+        self._header.model.input(
+            lambda name: model_card(name, self._desk), self._header.model, self._header.card, **OURS
+        ).then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
+        tab.image.upload(lambda: html.lead("A new picture: press Segment."), None, tab.timing, **OURS)
+        demo.unload(self._close)
+        self._code.change(None, self._code, tab.link, js=_SHOW_LINK, api_visibility="private")
+
+    def _segment(
+        self, request: gr.Request, path: str | None, model: str, side: int, layer: str, *values: Any
+    ) -> Iterator[Update]:
+        if not path:
+            raise UserError("Choose a picture first: drop one, paste one, or click an example.")
+        watch = Stopwatch()
+
+        def work(report: jobs.Report) -> tuple[Shot, Analysis]:
+            report("Loading the model", 0, None)
+            shot, analysis = self._desk.open(path, model, side or None, watch)
+            words = recipe_of(shot, values).vocabulary
+            analysis.workbench.embed(words, lambda done, total: report("Encoding words", done, total), watch)
+            return shot, analysis
+
+        for news in jobs.run(work):
+            if isinstance(news, jobs.Done):
+                shot, analysis = news.result
+                self._desk.remember(request.session_hash, shot)
+                update = self._show(shot, analysis, values, watch, layer=layer, fresh=True)
+                yield {self._shot: shot, self._point: None, self._kept: None, **update}
+            else:
+                yield {self._tab.timing: gr.skip() if news is None else html.progress(news)}
+
+    def _segment_if_any(self, request: gr.Request, path: str | None, model: str, *rest: Any) -> Iterator[Update]:
+        if path and self._desk.models.state(model).ready:
+            yield from self._segment(request, path, model, *rest)
+        else:
+            yield {self._tab.timing: gr.skip()}  # without any answer Gradio would empty all outputs
+
+    def _choose_example(self, event: gr.SelectData) -> Update:
+        available = [example for example in EXAMPLES if example.path()]
+        example = available[event.index]
+        return {self._tab.image: str(example.path()), self._tab.words.text: example.words}
+
+    @property
+    def _opened(self) -> list[Component]:
+        return [self._tab.image, *self._controls.live, self._tab.inference.short_side]
+
+    def _open(self, request: gr.Request) -> Update:
+        """The worked example, or what the address asks for."""
+        link = dict(request.query_params).get("recipe")
+        if not link:
+            example = EXAMPLES[0]
+            path = example.path()
+            return {self._tab.image: path and str(path), self._tab.words.text: example.words}
+        recipe = Recipe.from_link(link)
+        find_variant(recipe.model)  # a sentence, where the address names a model that is none
+        picture = None
+        if isinstance(recipe.picture, ExamplePicture):
+            picture = str(find_example(recipe.picture.example).path())
+        else:
+            gr.Info(f"These settings belong to your picture {recipe.picture.name}: add it and press Segment.")
+        values = [
+            *(recipe.words, list(recipe.presets), recipe.mode, recipe.object_threshold, recipe.overlap_threshold),
+            *(recipe.fusion_kind, recipe.alpha, recipe.beta, recipe.rescue),
+        ]
+        return {
+            self._tab.image: picture,
+            self._tab.inference.short_side: recipe.short_side or 0,
+            self._header.model: recipe.model,
+            **dict(zip(self._controls.live, values, strict=True)),
+        }
+
+    def _close(self, request: gr.Request) -> None:
+        self._desk.close(request.session_hash)
+
+    # Words
+
+    @property
+    def _lint_inputs(self) -> list[Component]:
+        return [self._header.model, self._tab.words.text, self._tab.words.presets]
+
+    @property
+    def _lint_outputs(self) -> list[Component]:
+        return [self._tab.hints, self._tab.things]
+
+    def _wire_words(self) -> None:
+        tab, words = self._tab, self._tab.words
+        # Whatever changes the words: keys, paste, an example, a button.
+        edited = [words.text.change, words.presets.change]
+        gr.on(edited, sentences(self._lint), self._lint_inputs, self._lint_outputs, **LIVE)
+        fixed = tab.hints.act(sentences(self._fix), words.text, words.text, **LIVE)
+        switched = tab.things.input(
+            sentences(self._switch), [self._header.model, words.text, words.presets, tab.things], words.text, **LIVE
+        )
+        added = tab.suggestions.act(sentences(self._add), words.text, words.text, **LIVE)
+        for changed in (fixed, switched, added):
+            changed.then(quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+
+    def _lint(self, model: str, text: str, presets: list[str]) -> Update:
+        workbench = self._desk.models.loaded(model)
+        embed = workbench.embed if workbench and _is_encoded(workbench, text or "") else None
+        names = workbench.system.training_names if workbench else frozenset[str]()
+        found = lint(text or "", presets or (), training_names=names, embed=embed)
+        rows = found.rows[:_THINGS_SHOWN]
+        things = gr.update(
+            choices=[row.label for row in rows], value=[row.label for row in rows if row.kind == "thing"]
+        )
+        return {self._tab.hints: html.hints(found.hints), self._tab.things: things}
+
+    def _fix(self, event: gr.EventData, text: str) -> str:
+        data = event_data(event)
+        words = (str(data.get("word")),) if data.get("word") else ()
+        return take_hint(text, Hint("note", "", words, str(data.get("replacement", ""))))
+
+    def _add(self, event: gr.EventData, text: str) -> str:
+        return add_classes(text or "", str(event_data(event).get("word", "")))
+
+    def _switch(self, model: str, text: str, presets: list[str], things: list[str]) -> str:
+        rows = lint(text or "", presets or (), training_names=frozenset()).rows[:_THINGS_SHOWN]
+        for row in rows:
+            wanted: Kind = "thing" if row.label in things else "stuff"
+            if row.kind != wanted:
+                text = set_kind(text, row.label, wanted)
+        return text
+
+    # Answers from cached proposals
+
+    @property
+    def _live_inputs(self) -> list[Component]:
+        return [self._shot, self._point, self._kept, self._tab.layer, *self._controls.live]
+
+    def _wire_answers(self) -> None:
+        tab, live = self._tab, self._controls.live
+        words, inference, ensemble = self._controls.words, self._controls.inference, self._controls.ensemble
+        words.text.input(quietly(self._follow_typing), self._live_inputs, self._shown, **LIVE)
+        submitted = words.text.submit(sentences(self._follow), self._live_inputs, self._shown, **LIVE)
+        submitted.then(sentences(self._lint), self._lint_inputs, self._lint_outputs, **LIVE)
+        settled = [
+            words.text.blur,
+            words.presets.input,
+            inference.mode.input,
+            inference.object_threshold.input,
+            inference.overlap_threshold.input,
+            ensemble.kind.input,
+            ensemble.alpha.input,
+            ensemble.beta.input,
+            ensemble.rescue.input,
+        ]
+        gr.on(settled, quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+        asked = [self._shot, *live]
+        shown = [self._point, tab.inspector, self._ensemble.maths]
+        for viewer in (tab.viewer, self._ensemble.viewer):
+            viewer.point(sentences(self._inspect), asked, shown, **LIVE)
+        tab.layer.input(sentences(self._change_layer), [self._shot, tab.layer, *live], tab.viewer, **LIVE)
+        suggesting = tab.suggest.click(sentences(self._suggest), asked, tab.suggestions, **BACKGROUND)
+        tab.stop.click(None, cancels=[suggesting], **OURS)
+        tab.make_files.click(sentences(self._make_files), asked, tab.files, **LIVE)
+
+    def _follow(
+        self, shot: Shot | None, point: Point | None, kept: Recipe | None, layer: str, *values: Any
+    ) -> Update | Any:
+        if shot is None:
+            return gr.skip()
+        watch = Stopwatch()
+        analysis = self._desk.reopen(shot, watch)
+        self._desk.check_quick(analysis, recipe_of(shot, values).vocabulary, "press Segment")
+        return self._show(shot, analysis, values, watch, layer=layer, point=point, kept=kept)
+
+    def _follow_typing(
+        self, shot: Shot | None, point: Point | None, kept: Recipe | None, layer: str, *values: Any
+    ) -> Update | Any:
+        """Half a word is no word: a name that nobody knows waits until Enter is pressed or the text box left."""
+        text = values[0] or ""
+        workbench = shot and self._desk.models.loaded(shot.model)
+        if not all(map(is_known, parse_classes(text).names)) and not (workbench and _is_encoded(workbench, text)):
+            return gr.skip()
+        return self._follow(shot, point, kept, layer, *values)
+
+    def _inspect(self, event: gr.EventData, shot: Shot | None, *values: Any) -> Update:
+        analysis, case = known(self._desk, shot, values)
+        point = int(event_data(event)["x"]), int(event_data(event)["y"])
+        return {
+            self._point: point,
+            self._tab.inspector: inspector_html(analysis, case, point),
+            self._ensemble.maths: maths_html(analysis, case, point),
+        }
+
+    def _change_layer(self, shot: Shot | None, layer: str, *values: Any) -> Any:
+        analysis, case = known(self._desk, shot, values)
+        return gr.update(layer=layer_address(analysis, case, layer))
+
+    def _suggest(self, shot: Shot | None, *values: Any) -> Iterator[str]:
+        analysis, case = known(self._desk, shot, values)
+        work = jobs.counted(lambda progress: analysis.suggest(case, progress), "Encoding 21,841 nouns")
+        yield from html.steps(work, html.suggestions)
+
+    def _make_files(self, shot: Shot | None, *values: Any) -> Any:
+        analysis, case = known(self._desk, shot, values)
+        assert shot is not None
+        recipe = recipe_of(shot, values).to_json()
+        return gr.update(value=saved(download_files(analysis.picture, case.segmentation, recipe)), visible=True)
+
+    # The ensemble
+
+    def _wire_ensemble(self) -> None:
+        tab, controls = self._ensemble, self._ensemble.controls
+        sliders = [controls.alpha, controls.beta]
+        for table in (tab.papers, tab.grid):
+            table.act(sentences(self._go_to), None, sliders, **LIVE).then(
+                quietly(self._follow), self._live_inputs, self._shown, **LIVE
+            )
+        default = Fusion()
+        tab.reset.click(
+            lambda: (default.kind, default.alpha, default.beta, default.rescue),
+            None,
+            [controls.kind, *sliders, controls.rescue],
+            **LIVE,
+        ).then(quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+        live = self._controls.live
+        tab.measure.click(sentences(self._measure), [self._shot, self._point, *live], tab.grid, **LIVE)
+        tab.keep.click(sentences(self._keep), [self._shot, *live], [self._kept, tab.compare], **LIVE)
+
+    def _go_to(self, event: gr.EventData) -> tuple[float, float]:
+        return float(event_data(event)["alpha"]), float(event_data(event)["beta"])
+
+    def _measure(self, shot: Shot | None, point: Point | None, *values: Any) -> str:
+        analysis, case = known(self._desk, shot, values)
+        labels = case.segmentation.labels
+        here = case.fusion.alpha, case.fusion.beta
+        if point is None or not (number := chosen_id(case, point)):
+            return html.measured(analysis.sensitivity(case), labels, "the picture", here)
+        chosen = next(segment for segment in case.segmentation.segments if segment.id == number)
+        return html.measured(analysis.sensitivity(case, *point), labels, f"the segment {chosen.label}", here)
+
+    def _keep(self, shot: Shot | None, *values: Any) -> Update:
+        analysis, case = known(self._desk, shot, values)
+        assert shot is not None
+        drawn = overlay_of(analysis, case)
+        return {self._kept: recipe_of(shot, values), self._ensemble.compare: (drawn, drawn)}
+
+
+def _is_encoded(workbench: Workbench, text: str) -> bool:
+    """Whether an answer has needed all typed names before, so that hints and live answers encode no half words."""
+    try:
+        return workbench.names_to_encode(parse_classes(text)) == 0
+    except UserError:
+        return False

@@ -1,0 +1,157 @@
+"""The Features tab in a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+
+from app_server import PAGE_PATIENCE
+from test_app_browser import PHONE, OpenPage, expect_drawn, open_page, open_tab, slider  # noqa: F401 - a fixture
+
+# How many colours a panel has, as the browser shows it.
+COLOURS = """image => {
+  const sheet = document.createElement("canvas");
+  [sheet.width, sheet.height] = [image.naturalWidth, image.naturalHeight];
+  const pen = sheet.getContext("2d");
+  pen.drawImage(image, 0, 0);
+  return new Set(new Uint32Array(pen.getImageData(0, 0, sheet.width, sheet.height).data.buffer)).size;
+}"""
+
+
+class Quiet:
+    """Waits until the server has told a page all it has to tell.
+
+    An event that is raised while Gradio closes its stream of answers is answered only with the next one.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._page, self._streams = page, set[Request]()
+        page.on("request", self._opened)
+        page.on("requestfinished", self._closed)
+        page.on("requestfailed", self._closed)
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + PAGE_PATIENCE
+        while self._streams:
+            assert time.monotonic() < deadline, "the page still waits for an answer"
+            self._page.wait_for_timeout(50)
+
+    def _opened(self, request: Request) -> None:
+        if "/queue/data" in request.url:
+            self._streams.add(request)
+
+    def _closed(self, request: Request) -> None:
+        self._streams.discard(request)
+
+
+def open_features(open_page: OpenPage, **settings: object) -> tuple[Page, Quiet]:  # noqa: F811
+    page = open_page(answered=False, **settings)
+    quiet = Quiet(page)
+    expect_drawn(page)
+    quiet.wait()
+    open_tab(page, "Features")
+    expect_panels(page, shown=4)
+    quiet.wait()
+    return page, quiet
+
+
+@pytest.fixture
+def opened(open_page: OpenPage) -> tuple[Page, Quiet]:  # noqa: F811
+    return open_features(open_page)
+
+
+def expect_panels(page: Page, *, shown: int, lens: str = "k-means") -> None:
+    grid = page.locator(".ov-panels")
+    expect(grid).to_have_attribute("data-shown", str(shown))
+    expect(grid).to_have_attribute("data-lens", lens)
+    expect(page.locator(".ov-panel")).to_have_count(shown)
+
+
+def look_through(page: Page, quiet: Quiet, lens: str) -> None:
+    quiet.wait()
+    page.locator("#features-lens").get_by_label(lens, exact=True).check()
+
+
+def test_the_tab_opens_on_a_filled_grid(opened: tuple[Page, Quiet]) -> None:
+    page, _ = opened
+    expect(page.locator(".ov-column")).to_have_text(["224 px", "448 px"])
+    expect(page.locator(".ov-panel img").first).to_have_attribute("alt", re.compile("8 clusters .*res5, at 224 px"))
+    expect(page.locator(".ov-panel figcaption").first).to_contain_text(re.compile(r"9 × 6 cells.*rough 0\.\d\d"))
+    assert "url(" in page.locator(".ov-frame").first.evaluate("e => getComputedStyle(e).backgroundImage")
+
+
+def test_k_is_the_number_of_colours(opened: tuple[Page, Quiet]) -> None:
+    page, quiet = opened
+    for k in (8, 3):
+        quiet.wait()
+        slider(page, "features-k").fill(str(k))
+        expect(page.locator(f'.ov-panel[data-clusters="{k}"]')).to_have_count(4)
+        assert page.locator(".ov-panel img").last.evaluate(COLOURS) == k
+
+
+def test_lenses_and_opacity_keep_the_rows_that_were_chosen(opened: tuple[Page, Quiet]) -> None:
+    page, quiet = opened
+    rows = page.locator("#features-rows .token")
+    for lens in ("PCA", "click"):
+        look_through(page, quiet, lens)
+        expect_panels(page, shown=4, lens=lens)
+    expect(rows).to_have_count(2)
+    quiet.wait()
+    before = page.locator(".ov-mark").first.get_attribute("style")
+    page.locator(".ov-panel img").last.click(position={"x": 5, "y": 5})
+    expect(page.locator(".ov-mark").first).not_to_have_attribute("style", before or "")
+    look_through(page, quiet, "word")
+    expect_panels(page, shown=2, lens="word")
+    expect(rows).to_have_count(3)
+    slider(page, "features-opacity").fill("0.25")
+    expect(page.locator(".ov-panel img").first).to_have_css("opacity", "0.25")
+
+
+def test_a_figure_is_one_click(opened: tuple[Page, Quiet]) -> None:
+    page, quiet = opened
+    page.locator("#figure-eovseg-3").click()
+    expect(page.locator(".ov-about")).to_contain_text("EOV-Seg, Figures 3 and 9")
+    expect(page.locator(".ov-refused.ov-wide")).to_have_count(3)
+    quiet.wait()
+    page.locator("#figure-fcclip-1").click()
+    expect(page.locator(".ov-about")).to_contain_text("FC-CLIP, Figure 1")
+    expect_panels(page, shown=5)
+    expect(page.locator(".ov-refused")).to_contain_text(["ViT-L/14", "ConvNeXt-Large"])
+
+
+def test_stop_leaves_the_page_usable(opened: tuple[Page, Quiet]) -> None:
+    page, quiet = opened
+    page.locator("#features-sides").get_by_label("1120").check()
+    page.locator("#features-fill").click()
+    expect(page.locator(".ov-waiting").first).to_be_visible()
+    page.locator("#features-stop").click()
+    expect(page.locator("#features-progress")).to_contain_text("Stopped")
+    quiet.wait()
+    page.locator("#features-sides").get_by_label("1120").uncheck()
+    page.locator("#features-fill").click()
+    expect(page.locator(".ov-column")).to_have_count(2)
+    expect_panels(page, shown=4)
+
+
+def test_a_panel_opens_and_is_saved(opened: tuple[Page, Quiet]) -> None:
+    page, _ = opened
+    page.locator(".ov-panel img").first.click()
+    expect(page.locator(".ov-panel:fullscreen")).to_be_visible()
+    page.locator(".ov-panel:fullscreen [data-full]").click()
+    expect(page.locator(".ov-panel:fullscreen")).to_have_count(0)
+    with page.expect_download() as saved:
+        page.locator(".ov-panel [data-save]").last.click()
+    assert saved.value.suggested_filename == "embedded-res3-448px-k-means.png"
+
+
+def test_it_fits_a_phone(open_page: OpenPage) -> None:  # noqa: F811
+    page, _ = open_features(open_page, **PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    expect(page.locator(".ov-size").first).to_be_visible()
+    panels, controls = (page.locator(name).bounding_box() for name in ("#features-view", "#features-rows"))
+    assert panels
+    assert controls
+    assert panels["y"] < controls["y"]

@@ -1,0 +1,641 @@
+"""What the page is made of, without a server or a browser."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from ovdemo import Fusion, Merging
+from ovdemo.errors import UserError
+from ovdemo.examples import EXAMPLES
+from ovdemo.inspection import Case
+from ovdemo.models import Models
+from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
+from ovdemo.segmentation import ClassProbability
+from ovdemo.sensitivity import UNLABELLED, Sensitivity
+from ovdemo.stopwatch import STEPS, Step, Stopwatch
+from ovdemo.suggestions import Suggestion
+from ovdemo.ui import answers, html, jobs, launch, zerogpu
+from ovdemo.ui.controls import Ensemble, Inference, recipe_of
+from ovdemo.ui.desk import _MAX_KEYS, Desk, Shot, quietly, sentences
+from ovdemo.ui.files import saved
+from ovdemo.vocabulary import Vocabulary, VocabularyClass
+from ovdemo.vocabulary.linting import Hint, lint
+from ovdemo.workbench import Analysis, Workbench
+from painted import PaintedSystem, painted_workbench, painting
+from sentences import failure
+
+NASTY = (
+    "<img src=x onerror=alert(1)>",
+    'a" onclick="alert(1)',
+    "a' onfocus='alert(1)",
+    "=cmd|' /C calc'!A0",
+    "&lt;b&gt;",
+    "</script><script>alert(1)</script>",
+    "חתול \u202egnp.exe",
+    "👩‍🚀 猫",
+)
+
+
+class Parsed(HTMLParser):
+    """Tags, attributes and text of a piece of a page, as a browser reads them."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(markup)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, name: str) -> list[str | None]:
+        return [value for key, value in self.attributes if key == name]
+
+
+def parsed(markup: str) -> Parsed:
+    """A piece of a page, checked to run nothing that was typed."""
+    page = Parsed(markup)
+    assert not page.tags & {"img", "script", "iframe", "svg"}
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    return page
+
+
+def answered(words: str | Vocabulary, *names: str, mode: str = "panoptic") -> tuple[Analysis, Case]:
+    analysis = painted_workbench().analyse(painting(*(names or ("cat", "grass"))))
+    return analysis, analysis.answer(words, merging=Merging(mode))  # type: ignore[arg-type]
+
+
+def named(label: str, kind: str = "thing") -> tuple[Analysis, Case]:
+    """An answer with a segment of that label: the painted system reads the paint's name in its synonym."""
+    words = Vocabulary((VocabularyClass((label, "cat"), kind), VocabularyClass(("grass",), "stuff")))
+    return answered(words)
+
+
+# --- HTML ---
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_typed_labels_stay_text(label: str) -> None:
+    analysis, case = named(label)
+    assert label in {segment.label for segment in case.segmentation.segments}
+    page = parsed(answers.inspector_html(analysis, case, (3, 3)))
+    assert page.values("data-label") == [label]
+    assert page.text.count(label) >= 3  # title, bars, formula
+    assert label in parsed(answers.maths_html(analysis, case, (3, 3))).text
+    other = parsed(answers.inspector_html(analysis, case, (20, 3)))
+    assert other.values("data-label") == ["grass"]
+    assert label in other.text  # among the best classes and the runners-up
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_typed_words_stay_text_in_hints_and_suggestions(label: str) -> None:
+    page = parsed(html.hints([Hint("warning", f"About {label}.", (label,), label), Hint("note", label, (), label)]))
+    assert page.values("data-word") == [label, ""]
+    assert page.values("data-replacement") == [label, label]
+    assert page.text.count(label) == 4
+    assert f"use “{label}”" in page.text
+    assert f"add “{label}”" in page.text
+    page = parsed(html.suggestions([Suggestion(label, 0, 0, 0.5, 0.25)]))
+    assert page.values("data-word") == [label]
+    assert page.values("title") == ["might name 25% of the picture"]
+    assert page.text == f"+ {label}"
+    assert label in parsed(html.progress(jobs.Progress(label, 1, 2000))).text
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_typed_labels_stay_text_in_grids(label: str) -> None:
+    winner = np.zeros((11, 11), np.int64)
+    winner[0, 0] = UNLABELLED
+    found = Sensitivity(np.linspace(0, 1, 121).reshape(11, 11), winner, np.full((11, 11), 0.5))
+    page = parsed(html.measured(found, (label,), f"the segment {label}", (0.4, 0.81)))
+    assert f"Which label wins the segment {label}" in page.text
+    assert any(title and f"{label} has 50%" in title for title in page.values("title"))
+    assert page.values("class").count("ov-here") == 2
+    assert page.values("data-alpha").count("0.4") == 22
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_hints_of_the_linter_stay_text(label: str) -> None:
+    parsed(html.hints(lint(label, training_names=frozenset()).hints))
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_nouns_stay_text(label: str) -> None:
+    _, case = named(label)
+    segments = case.segmentation.segments
+    page = parsed(html.nouns(segments, [(ClassProbability(0, label, 0.5),)] * len(segments)))
+    assert page.text.count(label) == len(segments) + 1
+
+
+def test_the_papers_tables_frame_the_nearest_point() -> None:
+    page = parsed(html.published(0.4, 0.8))
+    assert page.values("class").count("ov-here") == 2
+    assert {"0.4"} <= set(page.values("data-alpha"))
+    assert all(link and link.startswith("https://") for link in page.values("href"))
+    assert parsed(html.published(0.4, 1.0)).values("class").count("ov-here") <= 2
+
+
+def test_nothing_suggested() -> None:
+    assert "None found" in html.suggestions([])
+
+
+def test_the_timing_strip_greys_what_was_cached() -> None:
+    steps = [Step(name, 0.0, cached=True) for name in STEPS[:3]] + [Step("text", 12.4, cached=False)]
+    page = parsed(html.timing_strip([*steps, Step("score", 0.25, cached=False)]))
+    assert page.values("data-cached") == ["1", "1", "1", "0", "0"]
+    assert page.values("data-step") == [*STEPS[:3], "text", "score"]
+    assert [text for text in ("12 ms", "0.2 ms", "13 ms", "decode cached") if text not in page.text] == []
+
+
+@pytest.mark.parametrize("mode", ["panoptic", "semantic", "instance"])
+@pytest.mark.parametrize("fusion", [Fusion(), Fusion("arithmetic", rescue=0.5)])
+def test_the_formula_has_the_numbers_of_its_result(mode: str, fusion: Fusion) -> None:
+    analysis = painted_workbench().analyse(painting("cat", "grass"))
+    case = analysis.answer("cat, grass:stuff", fusion=fusion, merging=Merging(mode))  # type: ignore[arg-type]
+    found, _ = analysis.inspect(case, 3, 3)
+    text = parsed(html.maths(found.formula)).text
+    assert f"= {found.formula.fused:.3f}" in text
+    assert ("0.50 ×" in text) == (fusion.rescue > 0)
+
+
+# --- work in a thread ---
+
+
+def test_progress_and_result_of_a_job() -> None:
+    asked = threading.Event()
+
+    def work(report: jobs.Report) -> str:
+        report("reading", 1, 10)
+        report("reading", 2, None)
+        assert asked.wait(10)
+        return "done"
+
+    running = jobs.run(work)
+    assert _first(running, 2) == [jobs.Progress("reading", 1, 10), jobs.Progress("reading", 2, None)]
+    asked.set()
+    assert _first(running, 1) == [jobs.Done("done")]
+    assert list(running) == []
+
+
+def _first(news: Iterator[object], count: int) -> list[object]:
+    return [next(one for one in news if one is not None) for _ in range(count)]
+
+
+def test_waiting_for_a_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_TICK", 0.001)
+    go = threading.Event()
+    running = jobs.run(lambda report: go.wait(10))
+    assert next(running) is None
+    go.set()
+    assert [one for one in running if one is not None] == [jobs.Done(True)]
+
+
+def test_errors_of_a_job_pass_through() -> None:
+    def work(report: jobs.Report) -> None:
+        raise UserError("Nothing works.")
+
+    with pytest.raises(UserError, match="Nothing works"):
+        list(jobs.run(work))
+
+
+def test_closing_a_job_stops_it_at_its_next_report() -> None:
+    closed, ended = threading.Event(), threading.Event()
+    reached: list[str] = []
+
+    def work(report: jobs.Report) -> None:
+        try:
+            report("first", 0, None)
+            assert closed.wait(10)
+            reached.append("before")
+            report("second", 1, None)
+            reached.append("after")
+        except jobs.StoppedError:
+            reached.append("stopped")
+            raise
+        finally:
+            ended.set()
+
+    running = jobs.run(work)
+    assert _first(running, 1) == [jobs.Progress("first", 0, None)]
+    running.close()  # type: ignore[attr-defined]
+    closed.set()
+    assert ended.wait(10)
+    assert reached == ["before", "stopped"]
+
+
+def test_counted_work_and_its_drawing() -> None:
+    def work(progress: object) -> int:
+        progress(3, 9)  # type: ignore[operator]
+        return 5
+
+    lines = list(html.steps(jobs.counted(work, "Encoding"), lambda number: f"<b>{number}</b>"))
+    assert lines[-1] == "<b>5</b>"
+    assert any("Encoding 3 of 9" in line for line in lines)
+
+
+# --- errors ---
+
+
+def test_what_a_handler_raises_becomes_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    def bad(kind: str) -> str:
+        if kind == "user":
+            raise UserError("Type a word.")
+        if kind == "bug":
+            raise KeyError("secret")
+        return kind
+
+    def steps(kind: str) -> Iterator[str]:
+        yield "first"
+        yield bad(kind)
+
+    for handler in (sentences(bad), lambda kind: list(sentences(steps)(kind))):
+        assert handler("fine") in ("fine", ["first", "fine"])
+        with pytest.raises(gr.Error) as caught:
+            handler("user")
+        assert caught.value.message == "Type a word."
+        with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
+            handler("bug")
+        assert "secret" not in caught.value.message
+        assert "secret" in caplog.text
+        caplog.clear()
+
+
+def test_an_error_that_is_gradios_own_passes() -> None:
+    def fail() -> None:
+        raise gr.Error("mine")
+
+    with pytest.raises(gr.Error, match="mine"):
+        sentences(fail)()
+
+
+def test_closing_a_guarded_generator_closes_the_handler() -> None:
+    closed: list[bool] = []
+
+    def steps() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    running = sentences(steps)()
+    assert next(running) == 1
+    running.close()  # type: ignore[attr-defined]
+    assert closed == [True]
+
+
+def test_quietly_leaves_the_page_as_it_is_for_unusable_input() -> None:
+    def handler(kind: str) -> str:
+        if kind == "user":
+            raise UserError("Half a word.")
+        if kind == "bug":
+            raise KeyError("secret")
+        return kind
+
+    assert quietly(handler)("fine") == "fine"
+    assert quietly(handler)("user") == gr.skip()
+    with pytest.raises(gr.Error, match="went wrong"):
+        quietly(handler)("bug")
+
+
+# --- the desk ---
+
+
+class OneModel(Models):
+    """A single model that is loaded already."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        super().__init__(device="cpu")
+        self.workbench = workbench
+
+    def get(self, name: str = "auto", progress: object = None) -> Workbench:
+        return self.workbench
+
+    def loaded(self, name: str = "auto") -> Workbench | None:
+        return self.workbench
+
+
+class AnySize(PaintedSystem):
+    """Painted pictures, and photographs, whatever their size."""
+
+    passes = 0
+
+    def encode(self, picture: object, rule: object) -> object:
+        self.passes += 1
+        return super().encode(picture, self.resize_rule)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    workbench = painted_workbench()
+    workbench.system = AnySize()
+    workbench.name = "painted"
+    return Desk(OneModel(workbench))
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.png"
+    Image.fromarray(painting("cat", "grass")).save(path)
+    return path
+
+
+def passes(desk: Desk) -> int:
+    return desk.models.get().system.passes  # type: ignore[attr-defined]
+
+
+def test_a_shot_holds_names_only(desk: Desk, upload: Path) -> None:
+    shot, analysis = desk.open(upload, "painted", None, Stopwatch())
+    assert shot == Shot(
+        "painted", None, OwnPicture(analysis.picture.digest, "mine.png"), analysis.picture.digest, None, str(upload)
+    )
+    assert desk.reopen(shot) is analysis
+    recipe = Recipe(model=shot.model, picture=shot.picture, words="cat, grass")
+    assert {s.label for s in desk.answer(analysis, recipe).segmentation.segments} == {"cat", "grass"}
+
+
+def test_an_example_is_known_by_its_content(desk: Desk, tmp_path: Path) -> None:
+    example = EXAMPLES[0]
+    own = example.path()
+    assert own is not None
+    copy = tmp_path / own.name
+    copy.write_bytes(own.read_bytes())
+    shot, analysis = desk.open(copy, "painted", None, Stopwatch())
+    assert shot.picture == ExamplePicture(example.name)
+    copy.unlink()
+    desk.models.get().forget()
+    assert desk.reopen(shot).picture.digest == analysis.picture.digest
+    other = tmp_path / "other" / own.name
+    other.parent.mkdir()
+    Image.fromarray(painting("dog")).save(other, "PNG")
+    shot, _ = desk.open(other, "painted", None, Stopwatch())
+    assert isinstance(shot.picture, OwnPicture)
+
+
+@pytest.mark.parametrize("name", ["👩\u200d🚀.png", "\u202egnp.exe.png", "קטקומבה.png", "x" * 240 + ".png", "a\nb.png"])
+def test_any_file_name_can_be_opened(desk: Desk, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(painting("cat")).save(path)
+    shot, _ = desk.open(path, "painted", None, Stopwatch())
+    assert isinstance(shot.picture, OwnPicture)
+
+
+def test_a_forgotten_picture_is_analysed_again(desk: Desk, upload: Path) -> None:
+    failure(lambda: desk.reopen(None), "press Segment first")
+    shot, analysis = desk.open(upload, "painted", None, Stopwatch())
+    assert passes(desk) == 1
+    desk.models.get().forget(shot.digest)
+    again = desk.reopen(shot)
+    assert passes(desk) == 2
+    assert again is not analysis
+    assert desk.reopen(shot) is again
+    upload.unlink()
+    assert desk.reopen(shot) is again
+    desk.models.get().forget()
+    failure(lambda: desk.reopen(shot), "cleaned away", "upload it again")
+
+
+def test_keys_name_shots_until_they_are_forgotten(desk: Desk, upload: Path) -> None:
+    shot, _ = desk.open(upload, "painted", None, Stopwatch())
+    key = desk.key(shot)
+    assert desk.key(shot) == key
+    assert desk.find(key) == shot
+    for nothing in ("", "unknown", "../" * 99):
+        failure(lambda nothing=nothing: desk.find(nothing), "call /segment again")
+    others = [Shot("painted", None, shot.picture, f"{i:064x}", None, "") for i in range(_MAX_KEYS)]
+    assert len({desk.key(other) for other in others}) == _MAX_KEYS
+    failure(lambda: desk.find(key), "forgotten")
+    assert desk.key(Shot("painted", None, shot.picture, shot.digest, 64, "")) != key
+
+
+def test_a_closed_page_frees_what_no_other_shows(desk: Desk, upload: Path) -> None:
+    workbench = desk.models.get()
+    shot, analysis = desk.open(upload, "painted", None, Stopwatch())
+    for session in ("one", "two"):
+        desk.remember(session, shot)
+    desk.remember(None, shot)
+    desk.close("unknown")
+    desk.close(None)
+    desk.close("one")
+    assert workbench.recall(shot.digest) is analysis
+    desk.close("two")
+    assert workbench.recall(shot.digest) is None
+    desk.close("two")
+
+
+def test_examples_stay_for_the_next_page(desk: Desk) -> None:
+    path = EXAMPLES[0].path()
+    assert path is not None
+    shot, analysis = desk.open(path, "painted", None, Stopwatch())
+    desk.remember("one", shot)
+    desk.close("one")
+    assert desk.models.get().recall(shot.digest) is analysis
+
+
+# --- controls ---
+
+
+def test_the_controls_begin_with_the_default_recipe() -> None:
+    inference, ensemble = Inference.build(), Ensemble.build()
+    shot = Shot("painted", "abc", ExamplePicture("china"), "0" * 64, None, "")
+    values = [
+        *("cat", []),
+        *(part.value for part in (inference.mode, inference.object_threshold, inference.overlap_threshold)),
+        *(part.value for part in (ensemble.kind, ensemble.alpha, ensemble.beta, ensemble.rescue)),
+    ]
+    recipe = recipe_of(shot, values)
+    assert recipe == Recipe(model="painted", weights="abc", picture=ExamplePicture("china"), words="cat")
+    assert Recipe.from_link(recipe.to_link()) == recipe
+    assert (recipe.fusion, recipe.merging) == (Fusion(), Merging())
+    assert inference.short_side.value == 0
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "part"),
+    [
+        (0, "\ud800", '"words"'),
+        (1, ["no such list"], '"presets"'),
+        (2, "other", '"mode"'),
+        (3, 1.5, '"object_threshold"'),
+        (5, None, '"fusion_kind"'),
+        (6, "0.4", '"alpha"'),
+        (7, None, '"beta"'),
+        (8, float("nan"), '"rescue"'),
+    ],
+)
+def test_values_that_no_control_sends_are_a_sentence(position: int, value: object, part: str) -> None:
+    shot = Shot("painted", None, ExamplePicture("china"), "0" * 64, None, "")
+    values: list = ["cat", None, "panoptic", 0, 1, "geometric", 0.4, 0.8, 0]
+    assert recipe_of(shot, values).words == "cat"
+    values[position] = value
+    failure(lambda: recipe_of(shot, values), part)
+
+
+# --- answers ---
+
+
+def test_notes_say_what_a_person_might_wonder_about() -> None:
+    analysis, case = answered("cat, grass")
+    assert answers.note_of(analysis, case) == ""
+    nothing = analysis.answer("sofa, lamp", merging=Merging(object_threshold=1.0))
+    assert "No segment" in answers.note_of(analysis, nothing)
+    small = SimpleNamespace(reduced=True)
+    assert "smaller size" in answers.note_of(small, case)  # type: ignore[arg-type]
+
+
+def test_rows_of_the_table_are_largest_first() -> None:
+    _, case = answered("cat, grass:stuff", "cat", "grass", "grass", "grass")
+    first, second = answers.table_rows(case)
+    assert first[1:3] == ["grass", "stuff"]
+    assert second[1:3] == ["cat", "thing"]
+    assert (first[4], second[4]) == (75.0, 25.0)
+    assert (first[5], second[5]) == ("unseen", "seen")
+    assert len(first) == len(answers.TABLE_HEADERS)
+
+
+def test_rows_of_classes_tell_what_changed() -> None:
+    analysis, default = answered("cat, grass", "cat", "grass", "grass", "grass")
+    now = analysis.answer("cat, grass", fusion=Fusion(alpha=0.25), merging=Merging(object_threshold=1.0))
+    assert answers.class_rows(default, default) == [
+        ["grass", "unseen", 0.8, 75.0, 75.0, 0.0],
+        ["cat", "seen", 0.4, 25.0, 25.0, 0.0],
+    ]
+    assert answers.class_rows(now, default) == [
+        ["grass", "unseen", 0.8, 75.0, 0.0, -75.0],
+        ["cat", "seen", 0.25, 25.0, 0.0, -25.0],
+    ]
+
+
+@pytest.mark.parametrize("point", [None, (-1, 0), (0, -1), (32, 0), (0, 10**9)])
+def test_a_point_outside_chooses_nothing(point: tuple[int, int] | None) -> None:
+    analysis, case = answered("cat, grass")
+    assert answers.chosen_id(case, point) == 0
+    assert "Click a segment" in answers.inspector_html(analysis, case, point)
+    assert "p(" in parsed(answers.maths_html(analysis, case, point)).text
+
+
+def test_the_viewers_get_the_photograph_only_when_it_is_fresh() -> None:
+    analysis, case = answered("cat, grass")
+    watch = Stopwatch()
+    first, second = answers.viewer_updates(analysis, case, watch, layer="segments", fresh=True, point=(3, 3))
+    assert first["picture"].startswith("data:image/jpeg")
+    assert first["value"]["chosen"] == case.segmentation.id_map[3, 3]
+    assert first["layer"] == ""
+    assert "layer" not in second
+    assert not next(step for step in watch.steps if step.name == "draw").cached
+    again, _ = answers.viewer_updates(analysis, case, watch, layer="entropy", fresh=False, point=None)
+    assert "picture" not in again
+    assert again["layer"].startswith("data:image/jpeg")
+
+
+@pytest.mark.parametrize("layer", answers.LAYERS[1:])
+def test_every_layer_is_drawn(layer: str) -> None:
+    analysis, case = answered("cat, sofa")
+    assert answers.layer_address(analysis, case, layer).startswith("data:image/jpeg;base64,")
+
+
+def test_overlays_are_as_large_as_a_page_shows_them() -> None:
+    analysis, case = answered("cat, grass")
+    assert answers.overlay_of(analysis, case).shape == (32, 32, 3)
+
+
+def test_files_lie_in_folders_of_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    first, second = saved([("a.csv", b"one"), ("a.csv", b"two")])
+    assert first != second
+    assert (Path(first).read_bytes(), Path(second).read_bytes()) == (b"one", b"two")
+    assert Path(first).name == "a.csv"
+    assert tmp_path in Path(first).parents
+
+
+# --- starting ---
+
+
+def test_zerogpu_wraps_only_where_a_space_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: list[int] = []
+
+    def lend(duration: int) -> object:
+        seconds.append(duration)
+        return lambda call: call
+
+    fake = ModuleType("spaces")
+    fake.GPU = lend  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "spaces", fake)
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    assert zerogpu.accelerate() is None
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    wrap = zerogpu.accelerate()
+    assert wrap is not None
+    assert wrap(len)("abc") == 3
+    assert seconds == [60]
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert zerogpu.accelerate() is None
+
+
+def test_name_and_password_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OVDEMO_AUTH", raising=False)
+    assert launch._auth() is None
+    monkeypatch.setenv("OVDEMO_AUTH", "me:a:b")
+    assert launch._auth() == ("me", "a:b")
+    for bad in ("me", "me:", ":secret", ":"):
+        monkeypatch.setenv("OVDEMO_AUTH", bad)
+        assert "secret" not in str(failure(launch._auth, "user:password"))
+
+
+def test_checkpoints_are_pairs_of_a_name_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a=b.pth"
+    file.touch()
+    assert launch._checkpoint(f"fcclip-rn50={file}") == ("fcclip-rn50", file)
+    for bad in ("fcclip-rn50", f"fcclip-rn50={tmp_path}", f"fcclip-rn50={file}2", ""):
+        failure(lambda bad=bad: launch._checkpoint(bad), "NAME=FILE")
+    with pytest.raises(UserError, match="no model named"):
+        launch._checkpoint(f"nothing={file}")
+
+
+def test_a_bad_flag_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(launch, "serve", lambda *_: pytest.fail("nothing is to be served"))
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    assert launch.main(["--checkpoint", "nothing"]) == 2
+    monkeypatch.setenv("OVDEMO_AUTH", "me")
+    assert launch.main([]) == 2
+    printed = "".join(capsys.readouterr())
+    assert "NAME=FILE" in printed
+    assert "OVDEMO_AUTH" in printed
+
+
+def test_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
+    options = launch._parser().parse_args([])
+    assert (options.host, options.port, options.share, options.mcp) == ("127.0.0.1", None, False, False)
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    options = launch._parser().parse_args(["--port", "80", "--share", "--mcp"])
+    assert (options.host, options.port, options.share, options.mcp) == ("0.0.0.0", 80, True, True)
+
+
+def test_health_and_readiness() -> None:
+    ready = threading.Event()
+    client = TestClient(Starlette(routes=launch.health_routes(ready)))
+    assert client.get("/healthz").status_code == 200
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "loading"})
+    ready.set()
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (200, {"status": "ready"})
+    assert client.post("/healthz").status_code == 405
