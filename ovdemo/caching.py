@@ -72,6 +72,11 @@ class BoundedCache(Generic[_Value]):
             self._touch(key, slot)
             return slot.value
 
+    def values(self) -> list[_Value]:
+        """All results that are kept, the one that was asked for last at the end."""
+        with self._lock:
+            return [slot.value for slot in self._slots.values() if slot.value is not None]
+
     def forget(self, belongs: Callable[[Hashable], bool] = lambda key: True) -> None:
         """Drop the results whose keys belong, by default all; what is being made meanwhile stays."""
         with self._lock:

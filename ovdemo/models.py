@@ -89,6 +89,11 @@ class Models:
         """The workbench of a model where it is in memory."""
         return self._loaded.peek(chosen_model(name))
 
+    def forget(self, digest: str) -> None:
+        """Forget what the loaded models worked out about a picture."""
+        for workbench in self._loaded.values():
+            workbench.forget(digest)
+
     def state(self, name: str) -> ModelState:
         """Where a model's weights are.
 

@@ -165,8 +165,11 @@ def known(desk: Desk, shot: Shot | None, values: Sequence[Any]) -> tuple[Analysi
     """The analysis and the answer that a page shows, mostly from caches.
 
     Raises:
-        UserError: the page has segmented no picture yet, or its words or settings cannot be used.
+        UserError: the page has segmented no picture yet or it was cleaned away, its words or settings cannot be used,
+            or so many of the words are new that only Segment, which shows its progress, encodes them.
     """
     analysis = desk.reopen(shot)
     assert shot is not None
-    return analysis, desk.answer(analysis, recipe_of(shot, values))
+    recipe = recipe_of(shot, values)
+    desk.check_quick(analysis, recipe.vocabulary, "press Segment")
+    return analysis, desk.answer(analysis, recipe)

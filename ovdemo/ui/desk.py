@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import logging
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -25,6 +24,7 @@ from ovdemo.models import Models
 from ovdemo.panels import FeatureDesk
 from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
 from ovdemo.stopwatch import Stopwatch
+from ovdemo.ui.visits import Shot, Visits
 from ovdemo.vocabulary import Vocabulary
 from ovdemo.workbench import Analysis
 
@@ -39,27 +39,6 @@ _NO_MEMORY = "The GPU ran out of memory; use fewer words or a smaller short side
 _WRONG = "Something went wrong here that should not have; it has been logged. Try again, or with other settings."
 
 
-@dataclass(frozen=True)
-class Shot:
-    """A picture that a page has segmented: what ``gr.State`` holds of it. Pictures and tensors stay in caches.
-
-    Attributes:
-        model: name of the variant.
-        weights: revision of its weights.
-        picture: for a recipe.
-        digest: of the picture.
-        short_side: of the network's input that was asked for; None is the system's own.
-        path: where the upload lies until it is cleaned away.
-    """
-
-    model: str
-    weights: str | None
-    picture: ExamplePicture | OwnPicture
-    digest: str
-    short_side: int | None
-    path: str
-
-
 class Desk:
     """The models and the questions that every tab asks. Holds no visitor's words or settings."""
 
@@ -67,7 +46,7 @@ class Desk:
         self.models = models
         self.features = FeatureDesk(models.get, device=models.device, accelerate=models.accelerate)
         self._lock = threading.Lock()
-        self._open: dict[str, Shot] = {}
+        self.visits = Visits()
         self._keys: OrderedDict[str, Shot] = OrderedDict()
 
     def open(self, path: str | Path, model: str, short_side: int | None, stopwatch: Stopwatch) -> tuple[Shot, Analysis]:
@@ -123,11 +102,10 @@ class Desk:
         return analysis.answer(recipe.vocabulary, fusion=recipe.fusion, merging=recipe.merging, stopwatch=stopwatch)
 
     def key(self, shot: Shot) -> str:
-        """A name for a segmented picture that a program can ask about later; the oldest are forgotten."""
-        name = hashlib.sha256(f"{shot.model} {shot.digest} {shot.short_side}".encode()).hexdigest()[:32]
+        """A name for a segmented picture that only who segmented it can ask about later; the oldest are forgotten."""
+        name = secrets.token_hex(16)
         with self._lock:
             self._keys[name] = shot
-            self._keys.move_to_end(name)
             while len(self._keys) > _MAX_KEYS:
                 self._keys.popitem(last=False)
         return name
@@ -146,28 +124,21 @@ class Desk:
 
     def remember(self, session: str | None, shot: Shot) -> None:
         """Note which picture a page shows, and free the one that it showed before; :meth:`close` frees the last."""
-        if session is not None:
-            with self._lock:
-                before, self._open[session] = self._open.get(session), shot
-            if before is not None and before.digest != shot.digest:
-                self._free(before)
+        before = self.visits.show(session, shot)
+        if before is not None and before.digest != shot.digest:
+            self._free(before)
 
     def close(self, session: str | None) -> None:
         """Free the picture of a page that was closed, unless another page shows it; examples stay for the next."""
-        with self._lock:
-            shot = self._open.pop(session or "", None)
+        shot = self.visits.close(session)
         if shot is not None:
             self._free(shot)
 
     def _free(self, shot: Shot) -> None:
-        with self._lock:
-            shared = any(other.digest == shot.digest for other in self._open.values())
-        if shared or isinstance(shot.picture, ExamplePicture):
+        if isinstance(shot.picture, ExamplePicture) or self.visits.is_shown(shot.digest):
             return
         self.features.forget(shot.digest)
-        workbench = self.models.loaded(shot.model)
-        if workbench is not None:
-            workbench.forget(shot.digest)
+        self.models.forget(shot.digest)
 
 
 def _example_at(path: str | Path) -> ExamplePicture | None:

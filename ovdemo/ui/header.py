@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.events import Dependency
 
 from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.loading import resolve_device
@@ -58,10 +59,10 @@ class Header:
             status = gr.Markdown()
         return cls(model, card, offer, question, download, refuse, status)
 
-    def wire(self, desk: Desk) -> None:
-        """Connect the events that concern the header alone."""
+    def wire(self, desk: Desk) -> tuple[Dependency, ...]:
+        """Connect the events that concern the header alone; returns those after which another model answers."""
         shown = [self.card, self.offer, self.question, self.status]
-        self.model.input(sentences(partial(self.choose, desk)), self.model, shown, **OURS)
+        chosen = self.model.input(sentences(partial(self.choose, desk)), self.model, shown, **OURS)
         fetching = self.download.click(
             sentences(partial(self.fetch, desk)),
             self.model,
@@ -70,7 +71,10 @@ class Header:
             concurrency_limit=2,
             **OURS,
         )
-        self.refuse.click(partial(self.fall_back, desk), None, [self.model, *shown], cancels=[fetching], **OURS)
+        refused = self.refuse.click(
+            partial(self.fall_back, desk), None, [self.model, *shown], cancels=[fetching], **OURS
+        )
+        return chosen, fetching, refused
 
     def choose(self, desk: Desk, name: str) -> Update:
         """Show what a model is; where its weights can be downloaded, ask whether to."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from ovdemo.errors import UserError
 from ovdemo.examples import EXAMPLES, find_example
@@ -35,7 +36,7 @@ from ovdemo.ui.ensemble_tab import EnsembleTab
 from ovdemo.ui.events import BACKGROUND, HEAVY, LIVE, OURS
 from ovdemo.ui.features_tab import FeaturesTab
 from ovdemo.ui.files import saved
-from ovdemo.ui.header import Header, model_card
+from ovdemo.ui.header import Header
 from ovdemo.ui.hierarchy_tab import HierarchyTab
 from ovdemo.ui.segment_tab import SegmentTab
 from ovdemo.ui.widgets import event_data
@@ -80,8 +81,7 @@ class Page:
             with gr.Tab("Features", id="features", render_children=True) as tab:
                 self._features = FeaturesTab.build(tab)
         self._controls = Controls(self._header.model, self._tab.words, self._tab.inference, self._ensemble.controls)
-        self._header.wire(desk)
-        self._wire_pictures()
+        self._wire_pictures(self._header.wire(desk))
         self._wire_words()
         self._wire_answers()
         self._wire_ensemble()
@@ -136,30 +136,30 @@ class Page:
 
     # Pictures
 
-    def _wire_pictures(self) -> None:
+    def _wire_pictures(self, models: Sequence[Dependency]) -> None:
         tab, live = self._tab, self._controls.live
         inputs = [tab.image, self._header.model, tab.inference.short_side, tab.layer, *live]
         outputs = [self._shot, self._point, self._kept, *self._shown]
-        segmenting = tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY)
         chosen = tab.gallery.select(sentences(self._choose_example), None, [tab.image, tab.words.text], **LIVE)
-        after_choice = chosen.then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
         demo = gr.context.Context.root_block
         assert demo is not None
         opened = demo.load(sentences(self._open), None, [*self._opened, self._header.model], **OURS)
-        after_opening = opened.then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
-        tab.stop.click(
-            lambda: html.lead("Stopped."),
-            None,
-            tab.timing,
-            cancels=[segmenting, after_choice, after_opening],
-            **OURS,
-        )
-        self._header.model.input(
-            lambda name: model_card(name, self._desk), self._header.model, self._header.card, **OURS
-        ).then(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
+        segmenting = [
+            tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY),
+            *(
+                event.success(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
+                for event in (chosen, opened, *models)
+            ),
+        ]
+        for segmented in segmenting:
+            segmented.success(quietly(self._catch_up), [self._code, *self._live_inputs], self._shown, **LIVE)
+        tab.stop.click(lambda: html.lead("Stopped."), None, tab.timing, cancels=segmenting, **OURS)
         tab.image.upload(lambda: html.lead("A new picture: press Segment."), None, tab.timing, **OURS)
         demo.unload(self._close)
         self._code.change(None, self._code, tab.link, js=_SHOW_LINK, api_visibility="private")
+        # What was made of an earlier picture or of earlier settings must not pass for this one's.
+        self._shot.change(lambda: ("", ""), None, [tab.suggestions, self._ensemble.grid], **OURS)
+        self._code.change(lambda: gr.update(value=None, visible=False), None, tab.files, **OURS)
 
     def _segment(
         self, request: gr.Request, path: str | None, model: str, side: int, layer: str, *values: Any
@@ -311,24 +311,54 @@ class Page:
         tab.make_files.click(sentences(self._make_files), asked, tab.files, **LIVE)
 
     def _follow(
-        self, shot: Shot | None, point: Point | None, kept: Recipe | None, layer: str, *values: Any
+        self,
+        request: gr.Request,
+        shot: Shot | None,
+        point: Point | None,
+        kept: Recipe | None,
+        layer: str,
+        *values: Any,
     ) -> Update | Any:
         if shot is None:
             return gr.skip()
+        session = request.session_hash
+        question = self._desk.visits.ask(session)
         watch = Stopwatch()
         analysis = self._desk.reopen(shot, watch)
         self._desk.check_quick(analysis, recipe_of(shot, values).vocabulary, "press Segment")
-        return self._show(shot, analysis, values, watch, layer=layer, point=point, kept=kept)
+        update = self._show(shot, analysis, values, watch, layer=layer, point=point, kept=kept)
+        return update if self._desk.visits.may_answer(session, shot, question) else gr.skip()
+
+    def _catch_up(
+        self,
+        request: gr.Request,
+        code: str,
+        shot: Shot | None,
+        point: Point | None,
+        kept: Recipe | None,
+        layer: str,
+        *values: Any,
+    ) -> Update | Any:
+        """Words and sliders that moved while the network was at work were not in its answer."""
+        if shot is None or recipe_of(shot, values).to_link() == code:
+            return gr.skip()
+        return self._follow(request, shot, point, kept, layer, *values)
 
     def _follow_typing(
-        self, shot: Shot | None, point: Point | None, kept: Recipe | None, layer: str, *values: Any
+        self,
+        request: gr.Request,
+        shot: Shot | None,
+        point: Point | None,
+        kept: Recipe | None,
+        layer: str,
+        *values: Any,
     ) -> Update | Any:
         """Half a word is no word: a name that nobody knows waits until Enter is pressed or the text box left."""
         text = values[0] or ""
         workbench = shot and self._desk.models.loaded(shot.model)
         if not all(map(is_known, parse_classes(text).names)) and not (workbench and _is_encoded(workbench, text)):
             return gr.skip()
-        return self._follow(shot, point, kept, layer, *values)
+        return self._follow(request, shot, point, kept, layer, *values)
 
     def _inspect(self, event: gr.EventData, shot: Shot | None, *values: Any) -> Update:
         analysis, case = known(self._desk, shot, values)
