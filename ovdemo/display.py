@@ -6,6 +6,7 @@ The browser colours, outlines and highlights on its own from these, so that an a
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -53,20 +54,32 @@ class ShownSegment:
 
 
 @dataclass(frozen=True)
+class PackedIds:
+    """An id map of ``height`` rows: little-endian 32-bit numbers, row by row, through zlib, as base64.
+
+    No PNG: browsers that guard against fingerprinting change pixels that a page reads back.
+    """
+
+    width: int
+    height: int
+    data: str
+
+
+@dataclass(frozen=True)
 class Shown:
     """What a page needs to draw an answer.
 
     Attributes:
         width: of the picture, in pixels.
         height: likewise.
-        ids: the id map as a PNG data address, id = R + 256 G + 65536 B, at most :data:`MAX_SIDE` a side.
+        ids: the id map, see :func:`packed_ids`.
         unlabelled: share of the picture's pixels that belong to no segment, 0..1.
         segments: largest first.
     """
 
     width: int
     height: int
-    ids: str
+    ids: PackedIds
     unlabelled: float
     segments: tuple[ShownSegment, ...]
 
@@ -80,7 +93,7 @@ def show(segmentation: Segmentation) -> Shown:
     return Shown(
         width=segmentation.width,
         height=segmentation.height,
-        ids=id_map_address(segmentation.id_map),
+        ids=packed_ids(segmentation.id_map),
         unlabelled=float((segmentation.id_map == 0).mean()),
         segments=shown_segments(segmentation),
     )
@@ -120,12 +133,12 @@ def heat_address(values: np.ndarray, pixels: np.ndarray) -> str:
     return picture_address(heat_map(small, resize(pixels, small.shape[:2])))
 
 
-def id_map_address(id_map: np.ndarray) -> str:
-    """An (H, W) id map as a PNG data address of at most :data:`MAX_SIDE` pixels a side, see :class:`Shown`."""
-    small = shrink(id_map.astype(np.float32), MAX_SIDE, cv2.INTER_NEAREST).astype(np.int32)
-    channels = np.stack([small >> 16 & 255, small >> 8 & 255, small & 255], axis=-1).astype(np.uint8)
-    _, data = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+def packed_ids(id_map: np.ndarray) -> PackedIds:
+    """An (H, W) id map for the browser, at most :data:`MAX_SIDE` cells a side."""
+    small = shrink(id_map.astype(np.float32), MAX_SIDE, cv2.INTER_NEAREST).astype("<i4")
+    return PackedIds(
+        small.shape[1], small.shape[0], base64.b64encode(zlib.compress(small.tobytes(), 1)).decode("ascii")
+    )
 
 
 def shrink(pixels: np.ndarray, side: int, interpolation: int) -> np.ndarray:

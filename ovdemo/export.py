@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from ovdemo.errors import UserError
 from ovdemo.images import Picture, file_slug
+from ovdemo.recipes import Recipe
 from ovdemo.rendering import overlay_with_legend
 from ovdemo.segmentation import ClassProbability, Segment, Segmentation
 
@@ -62,6 +63,7 @@ def export_files(
     stem: str | None = None,
     image_id: int = 1,
     cutouts: bool = False,
+    drawing: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """File names and contents of a result, made one at a time.
 
@@ -77,6 +79,7 @@ def export_files(
         stem: how the file names begin, by default the picture's own stem; made safe as a file name.
         image_id: the picture's id in the documents.
         cutouts: whether to add the cut-outs.
+        drawing: what :func:`~ovdemo.rendering.overlay` takes, where it is not the default.
 
     Raises:
         ValueError: picture and segmentation differ in size.
@@ -95,13 +98,13 @@ def export_files(
         yield f"{stem}_instances.json", _encode_json(instance_results(segmentation, image_id=image_id))
         document = instance_dataset(picture, segmentation, image_id=image_id)
     yield f"{stem}.json", _encode_json(document)
-    yield f"{stem}_overlay.png", _encode_png(overlay_with_legend(picture.pixels, segmentation))
+    yield f"{stem}_overlay.png", _encode_png(overlay_with_legend(picture.pixels, segmentation, **(drawing or {})))
     for segment in segmentation.segments if cutouts else ():
         label = file_slug(segment.label, default="segment", max_length=40)
         yield f"{stem}_cutout_{segment.id}_{label}.png", cutout_png(picture, segmentation, segment)
 
 
-def download_files(picture: Picture, segmentation: Segmentation, recipe: str) -> Iterator[tuple[str, bytes]]:
+def download_files(picture: Picture, segmentation: Segmentation, recipe: Recipe) -> Iterator[tuple[str, bytes]]:
     """What a page offers to take away: file names and contents. Equal arguments give equal bytes.
 
     * ``<stem>_coco.zip``: the documents and pictures of :func:`export_files`
@@ -112,10 +115,10 @@ def download_files(picture: Picture, segmentation: Segmentation, recipe: str) ->
     Args:
         picture: what was segmented.
         segmentation: of the picture's size.
-        recipe: JSON text that restores the settings.
+        recipe: what restores the settings; the overlay is drawn as it says.
     """
     stem = picture.stem
-    files = dict(export_files(picture, segmentation, cutouts=True))
+    files = dict(export_files(picture, segmentation, cutouts=True, drawing=recipe.drawing))
     cutouts = {name: data for name, data in files.items() if name.startswith(f"{stem}_cutout_")}
     overlay = f"{stem}_overlay.png"
     yield f"{stem}_coco.zip", _zip({name: data for name, data in files.items() if name not in (overlay, *cutouts)})
@@ -123,7 +126,7 @@ def download_files(picture: Picture, segmentation: Segmentation, recipe: str) ->
     yield f"{stem}_ids.png", panoptic_png(segmentation.id_map)
     yield f"{stem}_cutouts.zip", _zip(cutouts)
     yield f"{stem}.csv", segments_csv(segmentation)
-    yield f"{stem}_recipe.json", (recipe + "\n").encode("ascii")
+    yield f"{stem}_recipe.json", (recipe.to_json() + "\n").encode("ascii")
 
 
 def segments_csv(segmentation: Segmentation) -> bytes:

@@ -7,8 +7,7 @@ tower where somebody asks for the winning prompt of a name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -154,23 +153,10 @@ def inspect(case: Case, x: int, y: int) -> Inspection:
     Raises:
         UserError: the pixel lies outside the picture, or the picture has no proposals.
     """
-    segmentation = case.segmentation
-    if not (0 <= x < segmentation.width and 0 <= y < segmentation.height):
-        raise UserError(
-            f"The pixel ({x}, {y}) lies outside the picture of {segmentation.width} x {segmentation.height} pixels; "
-            "choose one inside."
-        )
-    if not len(case.proposals):
-        raise UserError(
-            "The model proposed no mask for this picture, so nothing can be explained; try another picture."
-        )
-    number = int(segmentation.id_map[y, x])
-    segment = next((s for s in segmentation.segments if s.id == number), None)
-    logits = logits_at(case.proposals, x, y)
-    explained = _explained(case, segment, logits)
+    segment, logits, explained = _at(case, x, y)
     others = [query for query in logits.argsort(descending=True, stable=True).tolist() if query != explained]
     first, *rest = _contenders(case, segment, logits, [explained, *others[:_RUNNERS_UP]])
-    if segmentation.mode == "semantic":
+    if case.segmentation.mode == "semantic":
         share = F.logsigmoid(logits).softmax(0)  # sigmoids over their sum, also where those underflow
     else:
         share = torch.zeros_like(logits)
@@ -192,6 +178,18 @@ def inspect(case: Case, x: int, y: int) -> Inspection:
 
 
 @torch.inference_mode()
+def formula_at(case: Case, x: int, y: int) -> Formula:
+    """:attr:`Inspection.formula` of a pixel alone, at a fraction of the cost.
+
+    Raises:
+        UserError: as :func:`inspect`.
+    """
+    segment, _, explained = _at(case, x, y)
+    best = int(case.scores.fused[explained].argmax()) if segment is None else segment.class_index
+    return _formula(case, explained, best)
+
+
+@torch.inference_mode()
 def prompt_rows(name: str, templates: TemplateSet, encoder: TextEncoder) -> Tensor:
     """One unit vector a prompt of a name, (P, D) float32 on the CPU. Runs the text tower: worth caching by name."""
     return F.normalize(encoder.encode_prompts(templates.fill(name)).float(), dim=-1)
@@ -209,6 +207,24 @@ def winning_prompt(name: str, templates: TemplateSet, rows: Tensor, embedding: T
     return templates.fill(name)[int((rows @ embedding.to(rows)).argmax())]
 
 
+def _at(case: Case, x: int, y: int) -> tuple[Segment | None, Tensor, int]:
+    """The segment at a pixel, the mask logits of all proposals there (N,), and the proposal that explains it."""
+    segmentation = case.segmentation
+    if not (0 <= x < segmentation.width and 0 <= y < segmentation.height):
+        raise UserError(
+            f"The pixel ({x}, {y}) lies outside the picture of {segmentation.width} x {segmentation.height} pixels; "
+            "choose one inside."
+        )
+    if not len(case.proposals):
+        raise UserError(
+            "The model proposed no mask for this picture, so nothing can be explained; try another picture."
+        )
+    number = int(segmentation.id_map[y, x])
+    segment = next((s for s in segmentation.segments if s.id == number), None)
+    logits = logits_at(case.proposals, x, y)
+    return segment, logits, _explained(case, segment, logits)
+
+
 def _explained(case: Case, segment: Segment | None, logits: Tensor) -> int:
     """The proposal that :attr:`Inspection.explained` describes."""
     weight = case.scores.fused.amax(-1) if segment is None else case.scores.fused[:, segment.class_index]
@@ -216,17 +232,6 @@ def _explained(case: Case, segment: Segment | None, logits: Tensor) -> int:
     if segment is None or case.segmentation.mode == "semantic":
         return int(strength.argmax())
     return segment.queries[int(strength[list(segment.queries)].argmax())]
-
-
-def _choose(proposals: Proposals, queries: Sequence[int]) -> Proposals:
-    chosen = list(queries)
-    return replace(
-        proposals,
-        mask_logits=proposals.mask_logits[chosen],
-        class_embeddings=proposals.class_embeddings[chosen],
-        clip_embeddings=proposals.clip_embeddings[chosen],
-        clip_supported=proposals.clip_supported[chosen],
-    )
 
 
 def _readings(case: Case, share: Tensor, explained: int) -> tuple[ClassReading, ...]:
@@ -249,7 +254,7 @@ def _readings(case: Case, share: Tensor, explained: int) -> tuple[ClassReading, 
 
 def _contenders(case: Case, segment: Segment | None, logits: Tensor, queries: list[int]) -> list[Contender]:
     score, label = case.scores.fused[queries].max(-1)
-    columns = (score, label, logits[queries].sigmoid(), _confidence(_choose(case.proposals, queries)))
+    columns = (score, label, logits[queries].sigmoid(), _confidence(case.proposals.choose(queries)))
     contenders = []
     for query, best, index, probability, mean in zip(queries, *(column.tolist() for column in columns), strict=True):
         fate = case.segmentation.fates[query] if case.segmentation.fates else None
@@ -302,7 +307,7 @@ def _verdict(fate: Fate | None, merging: Merging, anywhere: bool) -> str:
 
 def _formula(case: Case, query: int, class_index: int) -> Formula:
     """Computed again in float64, from embeddings: probabilities that vanish in float32 still have a ratio."""
-    one, classifiers, fusion = _choose(case.proposals, [query]), case.classifiers, case.fusion
+    one, classifiers, fusion = case.proposals.choose([query]), case.classifiers, case.fusion
     in_logits = class_logits(one.class_embeddings, case.text, classifiers.void, classifiers.in_scale).double()
     out_logits = class_logits(one.clip_embeddings, case.text, classifiers.void, classifiers.out_scale).double()
     in_log, out_log = in_logits[:, :-1].log_softmax(-1), out_logits[:, :-1].log_softmax(-1)

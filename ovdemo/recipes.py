@@ -20,7 +20,7 @@ from ovdemo.vocabulary import Vocabulary, preset_names, read_words
 
 SCHEMA = 1
 MAX_BYTES = 64 * 2**10
-SHORT_SIDES = (64, 2048)  # pixels, as the workbench takes them
+SHORT_SIDES = (64, 2048)  # pixels; below, features vanish; above, memory does
 
 _MAX_MODEL_CHARACTERS = 80
 _MAX_NAME_CHARACTERS = 200
@@ -127,6 +127,11 @@ class Recipe:
     def merging(self) -> Merging:
         """Which inference, and its thresholds."""
         return Merging(self.mode, self.object_threshold, self.overlap_threshold)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """What :func:`ovdemo.rendering.overlay` takes beside the answer."""
+        return {"opacity": self.opacity, "outlines": self.outlines, "labels": self.labels}
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -43,6 +43,8 @@ from ovdemo.images import Picture, PictureSource, ResizeRule, load_picture
 from ovdemo.inspection import Case, Inspection, inspect, prompt_rows, winning_prompt
 from ovdemo.loading import Progress, load_system, weights_file
 from ovdemo.merging import Merging, merge
+from ovdemo.passes import ONE_PASS
+from ovdemo.recipes import SHORT_SIDES
 from ovdemo.segmentation import ClassProbability, Segmentation
 from ovdemo.sensitivity import Sensitivity, sensitivity
 from ovdemo.stopwatch import Stopwatch
@@ -64,11 +66,12 @@ from ovdemo.vocabulary import (
 )
 from ovdemo.vocabulary.wordnet import load_wordnet
 
-SHORT_SIDES = (64, 2048)  # pixels; below, features vanish; above, memory does
 _SMALLER = 0.7  # of the short side, where a GPU's memory was too small for the first try
 
 Accelerate = Callable[[Callable[..., object]], Callable[..., object]]
 """Wraps the calls that need a GPU, where a GPU is lent call by call: arguments and results go through pickle."""
+
+_OfNodes = tuple[Tensor, Tensor]  # TreeScores without their tree
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +84,13 @@ class Bounds:
         picture_bytes: of pictures and their proposals. One picture takes about 3 MB with the embedded model and 60 MB
             with FC-CLIP at 800 x 1088.
         answer_bytes: of scores and segmentations.
-        text_bytes: of the text embeddings of whole vocabularies.
+        text_bytes: of the text embeddings of whole vocabularies. ImageNet-21K takes 111 MB with FC-CLIP's largest CLIP.
         age: seconds after which what nobody asked for is forgotten.
     """
 
     picture_bytes: int = 256 * 2**20
     answer_bytes: int = 64 * 2**20
-    text_bytes: int = 64 * 2**20
+    text_bytes: int = 192 * 2**20
     age: float = 3600.0
 
 
@@ -127,7 +130,7 @@ class Workbench:
         self._embedder = TextEmbedder(encoder, VILD_14, cache)
         self._analyses: BoundedCache[Analysis] = BoundedCache(bounds.picture_bytes, _bytes_of, max_age=bounds.age)
         self._answers: BoundedCache[Case] = BoundedCache(bounds.answer_bytes, _answer_bytes, max_age=bounds.age)
-        self._trees: BoundedCache[TreeScores] = BoundedCache(bounds.answer_bytes, _tree_bytes, max_age=bounds.age)
+        self._trees: BoundedCache[_OfNodes] = BoundedCache(bounds.answer_bytes, _tree_bytes, max_age=bounds.age)
         self._prompts: BoundedCache[Tensor] = BoundedCache(bounds.text_bytes, _bytes_of, max_age=bounds.age)
         self._embeddings: BoundedCache[TextEmbeddings] = BoundedCache(bounds.text_bytes, _bytes_of, max_age=bounds.age)
 
@@ -164,7 +167,7 @@ class Workbench:
         )
         # An answer holds its picture's proposals, so it goes with them.
         self._answers.forget(lambda key: isinstance(key, tuple) and key[:2] not in self._analyses)
-        return analysis
+        return analysis.named(picture.name)
 
     def recall(self, digest: str, short_side: int | None = None) -> Analysis | None:
         """The analysis of a picture by its digest, where it is still remembered."""
@@ -247,16 +250,17 @@ class Workbench:
     def _propose_timed(
         self, picture: Picture, rule: ResizeRule, short_side: int | None, stopwatch: Stopwatch
     ) -> Analysis:
-        if self._propose == self._propose_here:
-            with stopwatch.step("encode"):
-                features = self.system.encode(picture, rule)
-                self._wait()
-            with stopwatch.step("propose"):
-                proposals = self.system.propose(features)
-                self._wait()
-        else:
-            with stopwatch.step("propose"):
-                proposals = cast(Proposals, self._propose(picture, rule))
+        with ONE_PASS:
+            if self._propose == self._propose_here:
+                with stopwatch.step("encode"):
+                    features = self.system.encode(picture, rule)
+                    self._wait()
+                with stopwatch.step("propose"):
+                    proposals = self.system.propose(features)
+                    self._wait()
+            else:
+                with stopwatch.step("propose"):
+                    proposals = cast(Proposals, self._propose(picture, rule))
         return Analysis(self, picture, proposals, rule, short_side)
 
     def _propose_here(self, picture: Picture, rule: ResizeRule) -> Proposals:
@@ -301,6 +305,12 @@ class Analysis:
     proposals: Proposals
     rule: ResizeRule
     short_side: int | None
+
+    def named(self, name: str) -> Analysis:
+        """The same under another name of its picture: the one who asks may not be the one who brought it first."""
+        if name == self.picture.name:
+            return self
+        return replace(self, picture=replace(self.picture, name=name))
 
     @property
     def reduced(self) -> bool:
@@ -384,14 +394,16 @@ class Analysis:
             chosen=chosen,
         )
 
-    def tree_words(self, case: Case, source: TreeSource, mode: TreeMode = "roll-up") -> Vocabulary:
-        """The words whose text embeddings :meth:`tree_scores` needs.
+    def tree_words(
+        self, case: Case, source: TreeSource, mode: TreeMode = "roll-up", *, mean_inner: bool = False
+    ) -> Vocabulary:
+        """The words whose text embeddings :meth:`tree_scores` needs: of inner nodes only where it knows them by these.
 
         Raises:
             UserError: the tree cannot be had.
         """
         tree = tree_of(source, case.vocabulary)
-        return tree.vocabulary if mode == "roll-up" else tree.words()
+        return tree.words() if mode == "greedy" and not mean_inner else tree.vocabulary
 
     def tree_scores(
         self,
@@ -416,25 +428,26 @@ class Analysis:
             UserError: the tree cannot be had.
         """
 
-        def make() -> TreeScores:
-            tree = tree_of(source, case.vocabulary)
-            proposals = of_segments(self.proposals, case.segmentation.segments)
-            if mode == "roll-up":
-                text = self.workbench.embed(tree.vocabulary, progress)
-                return roll_up(tree, class_distribution(self._score(tree.vocabulary, text, case.fusion, proposals)))
-            words = tree.words()
+        tree = tree_of(source, case.vocabulary)
+
+        def make() -> _OfNodes:
+            words = self.tree_words(case, source, mode, mean_inner=mean_inner)
             text = self.workbench.embed(words, progress)
-            return descend(
-                tree,
-                proposals,
-                inner_means(tree, text) if mean_inner else text,
-                seen=self._seen(words),
-                classifiers=self.workbench.system.classifiers,
-                fusion=case.fusion,
-            )
+            if mode == "roll-up":
+                scores = roll_up(tree, self._distribution(case, words, text))
+            else:
+                scores = descend(
+                    tree,
+                    of_segments(self.proposals, case.segmentation.segments),
+                    inner_means(tree, text) if mean_inner else text,
+                    seen=self._seen(tree.words()),
+                    classifiers=self.workbench.system.classifiers,
+                    fusion=case.fusion,
+                )
+            return scores.probability, scores.own
 
         key = (self.picture.digest, self.short_side, self.rule, case.vocabulary, case.fusion, case.merging)
-        return self.workbench._trees.get((*key, source, mode, mean_inner), make)
+        return TreeScores(tree, mode, *self.workbench._trees.get((*key, source.key, mode, mean_inner), make))
 
     def top_nouns(
         self, case: Case, progress: Callable[[int, int], None] | None = None
@@ -448,11 +461,9 @@ class Analysis:
             UserError: WordNet, which tells kinds of person, is missing.
         """
         nouns = load_preset("imagenet-21k")
-        text = self.workbench.embed(nouns, progress)
-        proposals = of_segments(self.proposals, case.segmentation.segments)
-        distribution = class_distribution(self._score(nouns, text, case.fusion, proposals))
-        distribution[:, kinds_of_person(load_wordnet())] = 0
-        return top_classes(distribution, nouns)
+        distribution = self._distribution(case, nouns, self.workbench.embed(nouns, progress))
+        persons = torch.tensor(kinds_of_person(load_wordnet()), device=distribution.device)
+        return top_classes(distribution.index_fill(1, persons, 0), nouns)
 
     def suggest(self, case: Case, progress: Callable[[int, int], None] | None = None) -> tuple[Suggestion, ...]:
         """Nouns of ImageNet-21K for what is unlabelled or doubtful.
@@ -463,14 +474,20 @@ class Analysis:
         text = self.workbench.embed(nouns, progress)
         return suggest(case, nouns, text, leave_out=frozenset(kinds_of_person(load_wordnet())).__contains__)
 
-    def _score(
-        self, vocabulary: Vocabulary, text: TextEmbeddings, fusion: Fusion, proposals: Proposals | None = None
-    ) -> Scores:
+    def _distribution(self, case: Case, vocabulary: Vocabulary, text: TextEmbeddings) -> Tensor:
+        """Probabilities of any classes for every segment of an answer, (N, C), each row sums to one."""
+        return class_distribution(
+            of_segments(self.proposals, case.segmentation.segments),
+            text,
+            seen=self._seen(vocabulary),
+            classifiers=self.workbench.system.classifiers,
+            fusion=case.fusion,
+        )
+
+    def _score(self, vocabulary: Vocabulary, text: TextEmbeddings, fusion: Fusion) -> Scores:
         classifiers = self.workbench.system.classifiers
         with torch.inference_mode():
-            return score(
-                self.proposals if proposals is None else proposals, text, self._seen(vocabulary), classifiers, fusion
-            )
+            return score(self.proposals, text, self._seen(vocabulary), classifiers, fusion)
 
     def _seen(self, vocabulary: Vocabulary) -> Tensor:
         return torch.from_numpy(seen_classes(vocabulary, self.workbench.system.training_names))
@@ -527,10 +544,11 @@ def _bytes_of(value: object) -> int:
     return 0
 
 
-def _tree_bytes(scores: TreeScores) -> int:
-    return int(scores.probability.nbytes + scores.own.nbytes)
+def _tree_bytes(scores: _OfNodes) -> int:
+    """Without the tree: it is kept apart, under a bound of its own."""
+    return sum(int(tensor.nbytes) for tensor in scores)
 
 
 def _answer_bytes(case: Case) -> int:
-    """Without the proposals: they belong to the analysis."""
+    """Without the proposals and the text embeddings: they belong to the analysis and to their own cache."""
     return _bytes_of(case.scores) + _bytes_of(case.segmentation)

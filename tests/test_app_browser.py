@@ -13,8 +13,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from app_server import PAGE_PATIENCE, AppServer
+from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.examples import find_example
-from ovdemo.recipes import Recipe
+from ovdemo.recipes import ExamplePicture, Recipe
 
 CHINA = find_example("china").path()
 SIZE = (640, 427)  # pixels of that photograph
@@ -221,6 +222,40 @@ def test_files_can_be_taken_home(open_page: OpenPage) -> None:
         assert answer.ok
         assert answer.body()
     expect(page.locator("#link textarea, #link input")).to_have_value(page.url)
+    # Files of earlier words must not pass for those of the present ones.
+    ask(page, "cloud|sky, tree")
+    expect(label(page, "cloud")).to_be_visible()
+    expect(links).to_have_count(0)
+
+
+def test_a_saved_recipe_restores_everything_even_how_it_is_drawn(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page()
+    recipe = dataclasses.replace(
+        Recipe(model=EMBEDDED_MODEL, picture=ExamplePicture("astronaut"), words="cloud|sky, woman|person, flag"),
+        **{"alpha": 0.25, "rescue": 0.5, "opacity": 0.3, "outlines": False, "weights": "other"},
+    )
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    unfold(page, "Take it with you")
+    opener = page.locator("input[type=file][accept='.json']")
+    opener.set_input_files(tmp_path / "recipe.json")
+    expect(words(page)).to_have_value(recipe.words)
+    expect(page.locator("#viewer canvas")).to_have_attribute("width", "512")
+    expect(page.locator("#viewer .ov-opacity")).to_have_js_property("value", "30")
+    expect(page.locator("#viewer .ov-outlines")).not_to_be_checked()
+    expect(toast(page, "weights have changed")).to_be_visible()
+    page.wait_for_function("window.location.search.includes('recipe=')")
+    expect_recipe(page, dataclasses.replace(recipe, weights=recipe_in(page).weights))
+    (tmp_path / "recipe.json").write_text("{}")
+    opener.set_input_files(tmp_path / "recipe.json")
+    expect(toast(page, "not of version")).to_be_visible()
+
+
+def test_how_the_picture_is_drawn_is_part_of_the_recipe(open_page: OpenPage) -> None:
+    page = open_page()
+    expect(page).to_have_url(re.compile("recipe="))
+    before = recipe_in(page)
+    page.locator("#viewer .ov-labels").uncheck()
+    expect_recipe(page, dataclasses.replace(before, labels=False))
 
 
 # --- words ---
@@ -273,6 +308,10 @@ def recipe_in(page: Page) -> Recipe:
     return Recipe.from_link(parse_qs(urlsplit(page.url).query)["recipe"][0])
 
 
+def expect_recipe(page: Page, recipe: Recipe) -> None:
+    expect(page).to_have_url(re.compile(re.escape(recipe.to_link()) + "$"))
+
+
 def test_the_address_restores_words_and_settings(open_page: OpenPage) -> None:
     page = open_page()
     expect(page).to_have_url(re.compile("recipe="))
@@ -292,10 +331,9 @@ def test_the_address_restores_words_and_settings(open_page: OpenPage) -> None:
 
 
 def test_a_damaged_address_gets_a_sentence(open_page: OpenPage) -> None:
-    page = open_page("/?recipe=abc", answered=False)
+    page = open_page("/?recipe=abc")
     expect(toast(page, "damaged or cut off")).to_be_visible()
-    page.locator("#gallery button").first.click()
-    expect(label(page, "sky")).to_be_visible()
+    expect(label(page, "sky")).to_be_visible()  # the worked example, as without an address
 
 
 # --- the ensemble ---
@@ -316,6 +354,8 @@ def test_tables_set_the_sliders_and_settings_can_be_compared(open_page: OpenPage
     page.locator('#grid [data-alpha="1.0"][data-beta="0.0"]').first.click()
     expect(slider(page, "alpha")).to_have_value("1")
     expect(page.locator("#maths")).to_contain_text("1.00")
+    expect(page.locator('#grid .ov-here[data-alpha="1.0"][data-beta="0.0"]')).to_have_count(2)
+    expect(page.locator("#grid .ov-here")).to_have_count(2)
     unfold(page, "Two settings side by side")
     page.locator("#keep").click()
     pictures = page.locator("#compare img")
@@ -342,10 +382,13 @@ def test_a_model_that_is_not_here_is_offered_and_can_be_refused(open_page: OpenP
     offer = page.locator("#offer").first  # Gradio gives a group's name to two elements
     expect(offer).to_contain_text("Download 1.5 GB")
     expect(page.locator("#model-card")).to_contain_text("checkpoints fetch fcclip-convnext-large")
-    page.locator("#download").click()
-    expect(toast(page, "HF_HUB_OFFLINE")).to_be_visible()
     page.locator("#refuse").click()
     expect(offer).to_be_hidden()
+    expect(page.locator("#model input")).to_have_value(re.compile("embedded"))
+    choose_model(page, "ConvNeXt-Large")
+    page.locator("#download").click()
+    expect(toast(page, "HF_HUB_OFFLINE")).to_be_visible()
+    expect(offer).to_be_hidden()  # the embedded model answers again
     expect(page.locator("#model input")).to_have_value(re.compile("embedded"))
     choose_model(page, "ResNet 50 (needs")
     expect(page.locator("#model-card")).to_contain_text("needs the authors' file")

@@ -29,6 +29,10 @@ from ovdemo.systems.registry import VARIANTS
 CHINA = find_example("china").path()
 WORDS = "sky, tree, person"
 NO_KEY = "0" * 32
+SETTINGS = (
+    *("mode", "fusion", "alpha", "beta", "rescue"),
+    *("object_threshold", "overlap_threshold", "presets"),
+)
 SLOW = {"timeout": 60}  # where other work runs beside
 BOUND = 120  # seconds for everything that two clients ask at once
 
@@ -85,15 +89,12 @@ def test_the_endpoints_and_their_parameters(client: Client) -> None:
         for path, endpoint in endpoints.items()
     }
     assert names == {
-        "/segment": ["picture", "words", "model", "short_side"],
-        "/rescore": [
-            *("key", "words", "mode", "fusion", "alpha", "beta"),
-            *("rescue", "object_threshold", "overlap_threshold"),
-        ],
-        "/inspect": ["key", "words", "x", "y", "alpha", "beta"],
+        "/segment": ["picture", "words", "model", "short_side", "presets"],
+        "/rescore": ["key", "words", *SETTINGS],
+        "/inspect": ["key", "words", "x", "y", *SETTINGS],
         "/hierarchy": ["key", "words", "source", "text", "mode", "threshold", "margin"],
         "/features": ["key", "source", "layer", "size", "k", "lens", "words", "x", "y"],
-        "/export": ["key", "words", "alpha", "beta"],
+        "/export": ["key", "words", *SETTINGS],
         "/models": [],
     }
     required = {
@@ -118,7 +119,7 @@ def test_the_same_endpoints_are_tools_for_agents(app: AppServer) -> None:
     tools = {tool["name"]: tool for tool in httpx2.get(f"{app.url}/gradio_api/mcp/schema").json()}
     assert {"segment", "rescore", "inspect", "hierarchy", "features", "export", "models"} == set(tools)
     arguments = tools["inspect"]["inputSchema"]["properties"]
-    assert list(arguments) == ["key", "words", "x", "y", "alpha", "beta"]
+    assert list(arguments) == ["key", "words", "x", "y", *SETTINGS]
     assert all(argument["description"] for argument in arguments.values())
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "models", "arguments": {}}}
     headers = {"accept": "application/json, text/event-stream"}
@@ -159,6 +160,21 @@ def test_other_words_and_settings_need_no_new_look(client: Client) -> None:
     assert raised["segments"] == []
 
 
+def test_class_lists_are_words_too(client: Client) -> None:
+    document = segment(client, words="", presets=["coco-panoptic"])
+    alone = client.predict(document["key"], "", presets=["coco-panoptic"], api_name="/rescore")
+    assert alone["segments"] == document["segments"] != []
+    with pytest.raises(AppError, match="presets"):
+        client.predict(document["key"], "sky", presets=["nothing"], api_name="/rescore")
+
+
+def test_many_new_words_belong_to_segment(client: Client) -> None:
+    words = ", ".join(f"strange word {i}" for i in range(101))
+    key = segment(client)["key"]
+    with pytest.raises(AppError, match="101 of these names are new to this model: call /segment with them"):
+        client.predict(key, words, api_name="/rescore")
+
+
 def test_notes_on_the_words_come_along(client: Client) -> None:
     assert "sky" in " ".join(segment(client, words="sky, tree, sky")["notes"])
 
@@ -174,6 +190,9 @@ def test_inspect_explains_a_pixel(client: Client) -> None:
     assert formula["fused"] == pytest.approx(
         formula["mixed"] / formula["total"] * (1 - formula["void"]), rel=1e-4
     )  # FC-CLIP, equation 7, and the part of "no object"
+    semantic = client.predict(key, WORDS, 320, 5, mode="semantic", rescue=0.5, api_name="/inspect")
+    assert semantic["segment"]["label"] == "sky"
+    assert semantic["formula"]["rescue"] == 0.5
     clip_alone = client.predict(key, WORDS, 320, 5, alpha=1.0, api_name="/inspect")
     assert clip_alone["classes"][0]["exponent"] == 1
 
@@ -198,6 +217,15 @@ def test_export_offers_files_that_can_be_read(app: AppServer, client: Client) ->
     rows = list(csv.DictReader(io.StringIO(files[".csv"].decode("utf-8-sig"))))
     assert len(rows) == len(document["segments"])
     recipe = Recipe.from_json(files["_recipe.json"])
+    settings = {"mode": "instance", "fusion": "arithmetic", "rescue": 0.25, "presets": ["cityscapes"]}
+    files = fetched(app, client.predict(document["key"], WORDS, **settings, api_name="/export"))
+    other = Recipe.from_json(files["_recipe.json"])
+    assert settings == {
+        "mode": other.mode,
+        "fusion": other.fusion_kind,
+        "rescue": other.rescue,
+        "presets": list(other.presets),
+    }
     assert recipe.words == WORDS
     assert recipe.model == EMBEDDED_MODEL
     assert recipe.picture == ExamplePicture("china")

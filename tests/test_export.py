@@ -8,6 +8,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pycocotools.coco import COCO
 from ovdemo.errors import UserError
 from ovdemo.export import cutout_png, download_files, export, export_files, panoptic_png, segments_csv
 from ovdemo.images import Picture, load_picture
+from ovdemo.recipes import ExamplePicture, Recipe
 from ovdemo.segmentation import ClassProbability, Evidence, Mode, Segment, Segmentation
 from ovdemo.vocabulary import Kind
 
@@ -293,7 +295,7 @@ def test_sizes_must_agree(picture: Picture) -> None:
 
 @pytest.mark.parametrize("segmentation", [panoptic(), overlapping_instances()], ids=["panoptic", "instance"])
 def test_downloads(picture: Picture, segmentation: Segmentation) -> None:
-    recipe = '{"words": "cat"}'
+    recipe = Recipe(model="painted", picture=ExamplePicture("china"), words="cat")
     files = dict(download_files(picture, segmentation, recipe))
     assert list(files) == [
         "my-cat_coco.zip",
@@ -317,7 +319,9 @@ def test_downloads(picture: Picture, segmentation: Segmentation) -> None:
     assert sum(name.startswith("my-cat_cutout_") for name in packed) == len(segmentation.segments)
     ids = np.asarray(Image.open(io.BytesIO(files["my-cat_ids.png"]))).astype(int) @ (1, 256, 65536)
     np.testing.assert_array_equal(ids, segmentation.id_map)
-    assert json.loads(files["my-cat_recipe.json"]) == json.loads(recipe)
+    assert json.loads(files["my-cat_recipe.json"]) == json.loads(recipe.to_json())
+    faint = dict(download_files(picture, segmentation, replace(recipe, opacity=0.1)))
+    assert {name for name in files if files[name] != faint[name]} == {"my-cat_overlay.png", "my-cat_recipe.json"}
 
 
 def rows_of(*labels: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.models import Models
 from ovdemo.systems.registry import VARIANTS, Variant
 from ovdemo.ui.desk import Desk
-from ovdemo.ui.header import Header, model_card
+from ovdemo.ui.header import Header, _choices, model_card
 from test_cli import CLIP_REPOSITORY
 from test_loading import clip_part, published, trained_part
 
@@ -78,7 +78,30 @@ def test_a_download_that_is_cancelled_falls_back(
     for thread in threading.enumerate():
         if thread.name == "job":
             thread.join()  # a thread in the middle of PyTorch must not outlive the process
-    back = header.fall_back(desk)
+    back = header.fall_back(desk, "Nothing was downloaded")
     assert back[header.model] == EMBEDDED_MODEL
     assert not back[header.offer]["visible"]
     assert "embedded" in back[header.card]
+
+
+def test_a_download_that_fails_falls_back_with_its_reason(
+    header: Header, desk: Desk, hub: HubServer, tiny: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("ovdemo.ui.header.gr.Info", said.append)
+    *_, back = header.fetch(desk, tiny.name)
+    assert back[header.model] == EMBEDDED_MODEL
+    assert not back[header.offer]["visible"]
+    (sentence,) = said
+    assert "answers again" in sentence
+    assert "someone/tiny" in sentence
+
+
+def test_a_downloaded_model_is_no_longer_listed_as_missing(
+    header: Header, desk: Desk, hub: HubServer, tiny: Variant, published: dict
+) -> None:
+    stock(hub, published)
+    names = dict(_choices(desk))
+    assert names["A tiny FC-CLIP for tests (to download)"] == tiny.name
+    *_, last = header.fetch(desk, tiny.name)
+    assert ("A tiny FC-CLIP for tests", tiny.name) in last[header.model]["choices"]

@@ -22,6 +22,7 @@ from ovdemo.hierarchy import (
     Draft,
     Stopping,
     TreePath,
+    TreeSource,
     class_distribution,
     depth_view,
     descend,
@@ -37,6 +38,9 @@ from ovdemo.hierarchy import (
     sibling_log_probabilities,
     top_classes,
     trace,
+    tree_bytes,
+    tree_document,
+    tree_of,
     tree_preset,
 )
 from ovdemo.segmentation import Evidence, Segment
@@ -204,6 +208,19 @@ def test_words_of_inner_nodes_have_the_first_phrase_of_their_gloss() -> None:
     assert tree.words(glosses=False).classes[0].names == ("animal", "beast")
 
 
+def test_trees_of_texts_are_made_once_and_weighed() -> None:
+    source = TreeSource("text", PETS)
+    tree = tree_of(source, vocabulary(1))
+    assert tree_of(TreeSource("text", str(PETS)), vocabulary(2)) is tree  # whatever the words
+    assert tree_of(TreeSource("text", PETS + "  fish"), vocabulary(1)) is not tree
+    assert len(PETS) < tree_bytes(tree) < 10_000
+    long = TreeSource("text", "x" * 1_000_000)
+    assert len(repr(long.key)) < 200
+    assert long.key != TreeSource("text", "x" * 999_999).key
+    with pytest.raises(UserError, match="no kind of tree"):
+        tree_of(TreeSource("branches"), vocabulary(1))  # type: ignore[arg-type]
+
+
 # --- roll-up ----------------------------------------------------------------------------------------------------------
 
 
@@ -290,8 +307,11 @@ def test_siblings_are_classified_by_the_projects_fusion(kind: str, needs_support
     for index, node in enumerate(tree.nodes):
         if node.children:
             one = slice(node.children.start, node.children.stop)
-            alone = score(given_proposals, part(embeddings, node.children), seen[one], classifiers, fusion)
-            expected = class_distribution(alone)
+            words = part(embeddings, node.children)
+            alone = score(given_proposals, words, seen[one], classifiers, fusion).fused
+            expected = alone / alone.sum(-1, keepdim=True)
+            settings["seen"] = seen[one]
+            torch.testing.assert_close(class_distribution(given_proposals, words, **settings), expected)
             torch.testing.assert_close(logs[:, one].exp(), expected)
             torch.testing.assert_close(scores.probability[:, one], expected * scores.probability[:, index, None])
     assert torch.equal(scores.probability[:, 0], torch.ones(4))
@@ -344,28 +364,37 @@ def test_both_modes_claim_the_same_of_the_same_leaves(tree: CategoryTree, seed: 
 
 def test_inner_means_are_the_mean_direction_of_children() -> None:
     tree = parse_tree("x\n  a\n    c\n    d\n  b")
-    rows = torch.eye(6)
-    # x, a: one name each, which the means replace; b: two names; c, d: one each.
-    embeddings = TextEmbeddings(rows, torch.tensor([0, 1, 2, 2, 3, 4]), 5)
-    means = inner_means(tree, embeddings)
+    assert labels(tree) == ["x", "a", "b", "c", "d"]
+    c, d, *b = rows = torch.eye(4)  # the classes in their order; b has two names
+    means = inner_means(tree, TextEmbeddings(rows, torch.tensor([0, 1, 2, 2]), 3))
     assert means.owner.tolist() == [0, 1, 2, 2, 3, 4]
-    torch.testing.assert_close(means.rows[2:], rows[2:])
+    torch.testing.assert_close(means.rows[2:], torch.stack((*b, c, d)))
     half = 0.5**0.5
-    torch.testing.assert_close(means.rows[1], half * (rows[4] + rows[5]))
-    b = half * (rows[2] + rows[3])
-    torch.testing.assert_close(means.rows[0], half * (b + means.rows[1]))
+    torch.testing.assert_close(means.rows[1], half * (c + d))
+    torch.testing.assert_close(means.rows[0], half * (half * sum(b) + means.rows[1]))
+
+
+def test_inner_means_leave_out_what_inner_nodes_are_called_themselves() -> None:
+    drafts = [Draft(("thing",), None), Draft(("dog",), 0, 0), Draft(("terrier",), 1, 1), Draft(("sky",), 0, 2)]
+    tree = grow(drafts, vocabulary(3))
+    assert labels(tree) == ["thing", "dog", "sky", "terrier"]
+    means = inner_means(tree, TextEmbeddings(torch.eye(3), torch.arange(3), 3))
+    assert torch.equal(means.rows[1:], torch.eye(3)[[1, 2, 1]])
 
 
 @given(trees(), st.integers(0, 2**31))
 def test_inner_means_keep_leaves_and_are_unit_vectors(tree: CategoryTree, seed: int) -> None:
     torch.manual_seed(seed)
-    embeddings = text([1 + index % 2 for index in range(len(tree))], width=64)
+    embeddings = text([1 + index % 2 for index in range(len(tree.vocabulary))], width=64)
     means = inner_means(tree, embeddings)
+    assert (means.num_classes, set(means.owner.tolist())) == (len(tree), set(range(len(tree))))
     torch.testing.assert_close(means.rows.norm(dim=-1), torch.ones(len(means.rows)))
     assert (means.owner.diff() >= 0).all()
     query = torch.randn(2, 64)
-    before, after = (class_logits(query, rows, torch.zeros(64), 1.0) for rows in (embeddings, means))
-    assert torch.equal(after[:, :-1][:, tree.is_leaf], before[:, :-1][:, tree.is_leaf])
+    before, after = (class_logits(query, rows, torch.zeros(64), 1.0)[:, :-1] for rows in (embeddings, means))
+    leaves = [index for index in tree.class_nodes.tolist() if tree.is_leaf[index]]
+    classes = [tree.nodes[index].class_index for index in leaves]
+    assert torch.equal(after[:, leaves], before[:, classes])
 
 
 def test_proposals_of_segments_and_their_top_classes() -> None:
@@ -383,11 +412,44 @@ def test_proposals_of_segments_and_their_top_classes() -> None:
     words = vocabulary(3)
     names = TextEmbeddings(embeddings[[0, 2, 1]], torch.arange(3), 3)
     classifiers = Classifiers(10.0, 10.0, torch.eye(12)[11], needs_clip_support=False)
-    scores = score(chosen, names, torch.zeros(3, dtype=torch.bool), classifiers, Fusion())
-    best = top_classes(class_distribution(scores), words, 2)
+    settings = {"seen": torch.zeros(3, dtype=torch.bool), "classifiers": classifiers, "fusion": Fusion()}
+    best = top_classes(class_distribution(chosen, names, **settings), words, 2)
     assert [row[0].label for row in best] == ["class 1", "class 2"]
     likely = math.exp(10) / (math.exp(10) + 2)
     assert [[entry.probability for entry in row] for row in best] == [pytest.approx([likely, (1 - likely) / 2])] * 2
+
+
+def test_words_that_are_certainly_not_there_still_have_a_distribution() -> None:
+    """Where p(void) is 1 to the last digit, the fused probabilities are all 0; their proportion must not be lost."""
+    void = torch.eye(12)[11]
+    segment = proposals(void[None] + 0.01 * torch.eye(12)[:1], void[None])
+    words = TextEmbeddings(torch.eye(12)[:2], torch.arange(2), 2)
+    seen, classifiers = torch.zeros(2, dtype=torch.bool), Classifiers(100.0, 100.0, void, needs_clip_support=False)
+    assert score(segment, words, seen, classifiers, Fusion()).fused.sum() == 0
+    chances = class_distribution(segment, words, seen=seen, classifiers=classifiers, fusion=Fusion(alpha=0, beta=0))
+    likely = 1 / (1 + math.exp(-1))  # a hundred times a cosine of 0.01
+    torch.testing.assert_close(chances, torch.tensor([[likely, 1 - likely]]), atol=1e-4, rtol=0)
+    (path,) = trace(roll_up(parse_tree("x\n  a\n  b"), chances))
+    assert path.tree.nodes[path.steps[-1].node].label == "a"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_single_class_and_a_picture_without_segments(count: int) -> None:
+    tree = parse_tree("dog")
+    classifiers = Classifiers(100.0, 100.0, torch.eye(12)[11], needs_clip_support=False)
+    few = proposals(torch.randn(count, 12), torch.randn(count, 12))
+    settings = {"classifiers": classifiers, "fusion": Fusion()}
+    names = text([2])
+    chances = class_distribution(few, names, seen=torch.ones(1, dtype=torch.bool), **settings)
+    assert chances.tolist() == [[1.0]] * count
+    both = torch.zeros(2, dtype=torch.bool)
+    for scores in (roll_up(tree, chances), descend(tree, few, inner_means(tree, names), seen=both, **settings)):
+        paths = trace(scores)
+        assert [[step.node for step in path.steps] for path in paths] == [[0, 1]] * count
+        assert [path.steps[-1].probability for path in paths] == [1.0] * count
+        assert [shown.label for shown in depth_view(paths, 8)] == ["dog"] * count
+        assert tree_document(tree, (), paths[count:], Stopping())["segments"] == []
+    assert [[best.label for best in row] for row in top_classes(chances, tree.vocabulary)] == [["dog"]] * count
 
 
 # --- depths, colours, drawing, export ---------------------------------------------------------------------------------
@@ -480,6 +542,17 @@ def test_the_drawing_shows_the_path_its_rivals_and_the_cut() -> None:
     assert "unsure from here" not in texts(svg_of(tree, chances, Stopping(0.5)))
     assert svg.get("aria-label") == "animal > mammal > dog > terrier"
     assert svg.get("fill") == "currentColor"
+
+
+def test_of_equals_the_first_is_on_the_path_and_in_the_drawing() -> None:
+    tree = parse_tree("\n".join(f"n{i}" for i in range(40)))
+    (path,) = trace(roll_up(tree, torch.full((1, 40), 1 / 40)))
+    assert [tree.nodes[step.node].label for step in path.steps] == ["anything", "n0"]
+    assert path.steps[-1].margin == 0
+    assert path.sure(Stopping(0.0)) == 1
+    assert path.sure(Stopping(0.0, margin=0.01)) == 0
+    svg = svg_of(tree, torch.full((1, 40), 1 / 40), Stopping(0.0))
+    assert [words for words in texts(svg, font_weight="700") if not words.endswith("%")] == ["anything", "n0"]
 
 
 def test_the_drawing_is_bounded_and_markup_is_text() -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, score
+from ovdemo.fusion import Fusion
 from ovdemo.hierarchy import (
     CategoryTree,
     Stopping,
+    TreeSource,
+    ambiguous,
     class_distribution,
     descend,
     imagenet21k_tree,
@@ -23,6 +25,7 @@ from ovdemo.hierarchy import (
     senses_of,
     top_classes,
     trace,
+    tree_of,
     usual_sense,
     vocabulary_tree,
 )
@@ -141,6 +144,20 @@ def test_senses_can_be_chosen(nouns: WordNet) -> None:
         vocabulary_tree(nouns, words, {"mouse": "mouse.n.77"})
 
 
+def test_words_with_several_senses() -> None:
+    assert ambiguous(parse_classes("mouse, blorp, giraffe, table").classes) == ("mouse", "table")
+
+
+def test_trees_of_words_follow_words_and_choices() -> None:
+    words = parse_classes("mouse, sofa")
+    source = TreeSource("words", choices=(("mouse", "mouse.n.04"), ("cat", "cat.n.01")))  # there was a cat before
+    tree = tree_of(source, words)
+    assert tree_of(source, words) is tree
+    assert tree.nodes[tree.class_nodes[0]].synset == "mouse.n.04"
+    assert tree_of(TreeSource(), words).nodes[1].synset != "mouse.n.04"
+    assert len(tree_of(source, parse_classes("mouse, sofa, tree")).vocabulary) == 3
+
+
 def test_an_empty_vocabulary_is_a_sentence(nouns: WordNet) -> None:
     with pytest.raises(UserError, match="empty"):
         vocabulary_tree(nouns, Vocabulary(()))
@@ -194,6 +211,8 @@ def test_nouns_under_nothing_are_sentences(nouns: WordNet) -> None:
         nouns_under(nouns, "blorp")
     with pytest.raises(UserError, match="has no noun"):
         nouns_under(nouns, "dog.n.99")
+    with pytest.raises(UserError, match="type one"):
+        tree_of(TreeSource("nouns under", "  "), parse_classes("dog"))
     with pytest.raises(UserError, match="no kinds"):
         nouns_under(nouns, "pug.n.01")
     with pytest.raises(UserError, match="more than 25,000"):
@@ -255,8 +274,7 @@ def test_a_tree_answers_at_once_from_cached_proposals(
     unseen = [torch.zeros(count, dtype=torch.bool) for count in (len(tree), len(tree.vocabulary))]
 
     def rolled() -> None:
-        scores = score(proposals, of_classes, unseen[1], classifiers, Fusion())
-        chances = class_distribution(scores)
+        chances = class_distribution(proposals, of_classes, seen=unseen[1], classifiers=classifiers, fusion=Fusion())
         assert len(trace(roll_up(tree, chances))) == 64
         assert len(top_classes(chances, tree.vocabulary)[0]) == 5
 

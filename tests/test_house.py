@@ -38,13 +38,13 @@ FLOORS = [
     {"training"},
     {"evaluation", "bench", "__init__", "models", "panels"},
     {"workbench"},
-    {"suggestions"},
+    {"suggestions", "export"},
     {"inspection", "uncertainty", "sensitivity", "hierarchy", "features", "recipes"},
-    {"merging", "export", "display"},
+    {"merging", "display"},
     {"rendering", "fusion", "upsampling", "loading"},
     {"systems"},
     {"segmentation", "hub"},
-    {"nn", "vocabulary", "images", "checkpoints", "caching", "stopwatch", "published_grids", "examples"},
+    {"nn", "vocabulary", "images", "checkpoints", "caching", "stopwatch", "published_grids", "examples", "passes"},
     {"errors", "paths", "default_model"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

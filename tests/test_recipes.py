@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ovdemo import recipes
 from ovdemo.errors import UserError
 from ovdemo.fusion import Fusion
 from ovdemo.merging import Merging
@@ -102,12 +101,9 @@ def test_it_builds_what_it_describes() -> None:
     assert recipe.vocabulary == combine(parse_classes("cat, sofa"), load_preset("cityscapes"))
 
 
-def test_defaults_are_those_of_the_settings_and_bounds_those_of_the_workbench() -> None:
+def test_defaults_are_those_of_the_settings() -> None:
     assert RECIPE.fusion == Fusion()
     assert RECIPE.merging == Merging()
-    from ovdemo import workbench
-
-    assert recipes.SHORT_SIDES == workbench.SHORT_SIDES
 
 
 # --- hostile input ---

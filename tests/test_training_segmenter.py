@@ -147,26 +147,30 @@ def test_words_keep_most_drop_some_and_avoid_synonyms() -> None:
     text[3] = text[2]  # both present
     trained = np.ones(400, dtype=bool)
     trained[390:] = False
-    words, rng = Words(text, trained), np.random.default_rng(0)
-    dropped = 0
+    words, rng = Words(text, trained, text[:, 0] @ text[:, 0].T > 0.99), np.random.default_rng(0)
+    dropped, counts = 0, []
     for _ in range(200):
         drawn = words.draw(np.array([0, 2, 3, NAMELESS, 2, 7]), rng)
         target = drawn.target
-        assert len(drawn.rows) == WORDS
+        count = len(drawn.rows)
+        counts.append(count)
         assert target[NAMELESS] == NAMELESS
         assert target[1] == NAMELESS
         assert (target[390:] == NAMELESS).all()
         assert (target[[0, 7]] != NAMELESS).all()
         named = target[target != NAMELESS]
-        assert sorted(named[named < WORDS].tolist()) == list(range(WORDS))
-        assert {target[2].item(), target[3].item()} != {WORDS, NAMELESS}
-        assert WORDS not in {target[2].item(), target[3].item()} or target[2] == target[3]
-        dropped += int(target[0] == WORDS) + int(target[7] == WORDS)
+        assert sorted(named[named < count].tolist()) == list(range(count))
+        assert {target[2].item(), target[3].item()} != {count, NAMELESS}
+        assert count not in {target[2].item(), target[3].item()} or target[2] == target[3]
+        dropped += int(target[0] == count) + int(target[7] == count)
         for concept in (0, 2, 3, 7):
-            if 0 <= target[concept] < WORDS:
+            if 0 <= target[concept] < count:
                 distances = (drawn.rows[target[concept]] - text[concept]).abs().sum(-1)
                 assert distances.min() == 0
     assert dropped / 400 == pytest.approx(0.15, abs=0.06)
+    assert WORDS[0] <= min(counts) < 8
+    assert WORDS[1] / 2 < max(counts) <= WORDS[1]
+    assert np.median(counts) == pytest.approx(np.sqrt(WORDS[0] * WORDS[1]), rel=0.3)  # evenly by ratio
 
 
 def scene(seed: int) -> Scene:
@@ -193,7 +197,8 @@ def draw(rng: np.random.Generator) -> Scene:
 def trainer() -> SegmenterTrainer:
     torch.manual_seed(0)
     text = F.normalize(torch.randn(30, 2, 32), dim=-1)
-    return SegmenterTrainer(FCCLIPNetwork(tiny_config()), text, np.ones(30, bool), draw, batch=2, seed=1)
+    words = Words(text, np.ones(30, bool), torch.zeros(30, 30, dtype=torch.bool))
+    return SegmenterTrainer(FCCLIPNetwork(tiny_config()), words, draw, batch=2, seed=1)
 
 
 def everything_named(count: int = 30) -> StepWords:

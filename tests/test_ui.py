@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from ovdemo import Fusion, Merging
+from ovdemo.display import show
 from ovdemo.errors import UserError
 from ovdemo.examples import EXAMPLES
 from ovdemo.inspection import Case
@@ -29,8 +31,10 @@ from ovdemo.stopwatch import STEPS, Step, Stopwatch
 from ovdemo.suggestions import Suggestion
 from ovdemo.ui import answers, html, jobs, launch, zerogpu
 from ovdemo.ui.controls import Ensemble, Inference, recipe_of
-from ovdemo.ui.desk import _MAX_KEYS, Desk, Shot, quietly, sentences
+from ovdemo.ui.desk import _MAX_KEYS, Desk, quietly, sentences
 from ovdemo.ui.files import saved
+from ovdemo.ui.page import differences
+from ovdemo.ui.visits import Shot, Visits
 from ovdemo.vocabulary import Vocabulary, VocabularyClass
 from ovdemo.vocabulary.linting import Hint, lint
 from ovdemo.workbench import Analysis, Workbench
@@ -100,7 +104,7 @@ def test_typed_labels_stay_text(label: str) -> None:
     page = parsed(answers.inspector_html(analysis, case, (3, 3)))
     assert page.values("data-label") == [label]
     assert page.text.count(label) >= 3  # title, bars, formula
-    assert label in parsed(answers.maths_html(analysis, case, (3, 3))).text
+    assert label in parsed(answers.maths_html(case, (3, 3))).text
     other = parsed(answers.inspector_html(analysis, case, (20, 3)))
     assert other.values("data-label") == ["grass"]
     assert label in other.text  # among the best classes and the runners-up
@@ -126,11 +130,12 @@ def test_typed_labels_stay_text_in_grids(label: str) -> None:
     winner = np.zeros((11, 11), np.int64)
     winner[0, 0] = UNLABELLED
     found = Sensitivity(np.linspace(0, 1, 121).reshape(11, 11), winner, np.full((11, 11), 0.5))
-    page = parsed(html.measured(found, (label,), f"the segment {label}", (0.4, 0.81)))
+    page = parsed(html.measured(found, (label,), ("#aabbcc",), f"the segment {label}", (0.4, 0.81)))
     assert f"Which label wins the segment {label}" in page.text
     assert any(title and f"{label} has 50%" in title for title in page.values("title"))
     assert page.values("class").count("ov-here") == 2
     assert page.values("data-alpha").count("0.4") == 22
+    assert sum("#aabbcc" in (style or "") for style in page.values("style")) == 120
 
 
 @pytest.mark.parametrize("label", NASTY)
@@ -181,17 +186,23 @@ def test_the_formula_has_the_numbers_of_its_result(mode: str, fusion: Fusion) ->
 
 
 def test_progress_and_result_of_a_job() -> None:
-    asked = threading.Event()
+    asked, told, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work(report: jobs.Report) -> str:
         report("reading", 1, 10)
-        report("reading", 2, None)
         assert asked.wait(10)
+        for done in range(2, 10):
+            report("reading", done, None)
+        told.set()
+        assert ended.wait(10)
         return "done"
 
     running = jobs.run(work)
-    assert _first(running, 2) == [jobs.Progress("reading", 1, 10), jobs.Progress("reading", 2, None)]
+    assert _first(running, 1) == [jobs.Progress("reading", 1, 10)]
     asked.set()
+    assert told.wait(10)
+    assert _first(running, 1) == [jobs.Progress("reading", 9, None)]  # a page cannot draw all that a fast job tells
+    ended.set()
     assert _first(running, 1) == [jobs.Done("done")]
     assert list(running) == []
 
@@ -243,13 +254,18 @@ def test_closing_a_job_stops_it_at_its_next_report() -> None:
 
 
 def test_counted_work_and_its_drawing() -> None:
+    told = threading.Event()
+
     def work(progress: object) -> int:
         progress(3, 9)  # type: ignore[operator]
+        assert told.wait(10)
         return 5
 
-    lines = list(html.steps(jobs.counted(work, "Encoding"), lambda number: f"<b>{number}</b>"))
-    assert lines[-1] == "<b>5</b>"
-    assert any("Encoding 3 of 9" in line for line in lines)
+    lines = html.steps(jobs.counted(work, "Encoding"), lambda number: f"<b>{number}</b>")
+    line = next(line for line in lines if "Encoding 3 of 9" in line)
+    assert parsed(line).values("value") == ["0.333"]
+    told.set()
+    assert list(lines)[-1] == "<b>5</b>"
 
 
 # --- errors ---
@@ -332,6 +348,9 @@ class OneModel(Models):
 
     def loaded(self, name: str = "auto") -> Workbench | None:
         return self.workbench
+
+    def forget(self, digest: str) -> None:
+        self.workbench.forget(digest)
 
 
 class AnySize(PaintedSystem):
@@ -417,7 +436,7 @@ def test_a_forgotten_picture_is_analysed_again(desk: Desk, upload: Path) -> None
 def test_keys_name_shots_until_they_are_forgotten(desk: Desk, upload: Path) -> None:
     shot, _ = desk.open(upload, "painted", None, Stopwatch())
     key = desk.key(shot)
-    assert desk.key(shot) == key
+    assert desk.key(shot) != key  # who segments the same picture learns nobody else's key
     assert desk.find(key) == shot
     for nothing in ("", "unknown", "../" * 99):
         failure(lambda nothing=nothing: desk.find(nothing), "call /segment again")
@@ -442,6 +461,96 @@ def test_a_closed_page_frees_what_no_other_shows(desk: Desk, upload: Path) -> No
     desk.close("two")
 
 
+def test_the_same_picture_keeps_each_visitors_name(desk: Desk, upload: Path, tmp_path: Path) -> None:
+    other = tmp_path / "theirs.png"
+    other.write_bytes(upload.read_bytes())
+    mine, _ = desk.open(upload, "painted", None, Stopwatch())
+    theirs, analysis = desk.open(other, "painted", None, Stopwatch())
+    assert passes(desk) == 1
+    assert isinstance(theirs.picture, OwnPicture)
+    assert (theirs.picture.name, analysis.picture.name) == ("theirs.png", "theirs.png")
+    assert [desk.reopen(shot).picture.name for shot in (mine, theirs)] == ["mine.png", "theirs.png"]
+
+
+def test_many_new_words_wait_for_the_button(desk: Desk, upload: Path) -> None:
+    shot, analysis = desk.open(upload, "painted", None, Stopwatch())
+    few, many = (Vocabulary(tuple(VocabularyClass((f"w{i}",), "thing") for i in range(n))) for n in (100, 101))
+    desk.check_quick(analysis, few, "press Segment")
+    failure(lambda: desk.check_quick(analysis, many, "press Segment"), "101", "press Segment")
+    analysis.workbench.embed(many)
+    desk.check_quick(analysis, many, "press Segment")
+    assert shot.model == "painted"
+
+
+# --- visits ---
+
+
+def shot_of(digest: str, side: int | None = None) -> Shot:
+    return Shot("painted", None, ExamplePicture("china"), digest, side, "")
+
+
+def test_an_answer_that_was_overtaken_is_dropped() -> None:
+    visits, shot = Visits(), shot_of("a")
+    assert visits.show("me", shot) is None
+    first, second, third = (visits.ask("me") for _ in range(3))
+    assert visits.may_answer("me", shot, second)
+    assert not visits.may_answer("me", shot, first)
+    assert visits.may_answer("me", shot, third)
+    assert not visits.may_answer("me", shot, third)
+
+
+def test_an_answer_about_an_earlier_picture_is_dropped() -> None:
+    visits, old, new = Visits(), shot_of("a"), shot_of("b")
+    visits.show("me", old)
+    late = visits.ask("me")
+    assert visits.show("me", new) == old
+    assert not visits.shows("me", old)
+    assert visits.shows("me", new)
+    assert not visits.may_answer("me", old, late)
+    assert visits.may_answer("me", new, visits.ask("me"))
+    # The same picture once more: what was asked before stays behind, what is asked now does not.
+    late = visits.ask("me")
+    visits.show("me", new)
+    assert not visits.may_answer("me", new, late)
+    assert visits.may_answer("me", new, visits.ask("me"))
+
+
+def test_pages_do_not_know_of_each_other() -> None:
+    visits, shot = Visits(), shot_of("a")
+    visits.show("one", shot)
+    visits.show("two", shot)
+    early = visits.ask("one")
+    assert visits.may_answer("two", shot, visits.ask("two"))
+    assert visits.may_answer("one", shot, early)
+    assert visits.close("one") == shot
+    assert visits.is_shown("a")
+    assert visits.close("two") == shot
+    assert not visits.is_shown("a")
+    assert visits.close("two") is None
+    assert visits.may_answer("gone", shot, visits.ask("gone"))
+    assert visits.show(None, shot) is None
+
+
+def test_visits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovdemo.ui.visits._MAX_VISITS", 2)
+    visits = Visits()
+    for number in range(3):
+        visits.show(str(number), shot_of(str(number)))
+    assert [visits.is_shown(str(number)) for number in range(3)] == [False, True, True]
+
+
+def test_a_restored_recipe_says_what_is_not_as_it_was() -> None:
+    own = OwnPicture("1" * 64, "cat.jpg")
+    shot = Shot("painted", "new", own, own.digest, None, "")
+    recipe = Recipe(model="painted", weights="new", picture=own, words="cat")
+    assert list(differences(None, shot)) == list(differences(recipe, shot)) == []
+    (sentence,) = differences(replace(recipe, picture=OwnPicture("2" * 64, "cat.jpg")), shot)
+    assert "not the picture" in sentence
+    (sentence,) = differences(replace(recipe, weights="old"), shot)
+    assert "weights have changed" in sentence
+    assert not list(differences(replace(recipe, weights=None), shot))
+
+
 def test_examples_stay_for_the_next_page(desk: Desk) -> None:
     path = EXAMPLES[0].path()
     assert path is not None
@@ -461,12 +570,15 @@ def test_the_controls_begin_with_the_default_recipe() -> None:
         *("cat", []),
         *(part.value for part in (inference.mode, inference.object_threshold, inference.overlap_threshold)),
         *(part.value for part in (ensemble.kind, ensemble.alpha, ensemble.beta, ensemble.rescue)),
+        None,
     ]
     recipe = recipe_of(shot, values)
     assert recipe == Recipe(model="painted", weights="abc", picture=ExamplePicture("china"), words="cat")
     assert Recipe.from_link(recipe.to_link()) == recipe
     assert (recipe.fusion, recipe.merging) == (Fusion(), Merging())
     assert inference.short_side.value == 0
+    assert recipe_of(shot, [*values[:-1], recipe.drawing]) == recipe
+    assert recipe_of(shot, [*values[:-1], {"opacity": 1.0, "outlines": False, "labels": False}]).opacity == 1
 
 
 @pytest.mark.parametrize(
@@ -480,11 +592,12 @@ def test_the_controls_begin_with_the_default_recipe() -> None:
         (6, "0.4", '"alpha"'),
         (7, None, '"beta"'),
         (8, float("nan"), '"rescue"'),
+        (9, {"opacity": 2.0}, '"opacity"'),
     ],
 )
 def test_values_that_no_control_sends_are_a_sentence(position: int, value: object, part: str) -> None:
     shot = Shot("painted", None, ExamplePicture("china"), "0" * 64, None, "")
-    values: list = ["cat", None, "panoptic", 0, 1, "geometric", 0.4, 0.8, 0]
+    values: list = ["cat", None, "panoptic", 0, 1, "geometric", 0.4, 0.8, 0, None]
     assert recipe_of(shot, values).words == "cat"
     values[position] = value
     failure(lambda: recipe_of(shot, values), part)
@@ -530,19 +643,18 @@ def test_a_point_outside_chooses_nothing(point: tuple[int, int] | None) -> None:
     analysis, case = answered("cat, grass")
     assert answers.chosen_id(case, point) == 0
     assert "Click a segment" in answers.inspector_html(analysis, case, point)
-    assert "p(" in parsed(answers.maths_html(analysis, case, point)).text
+    assert "p(" in parsed(answers.maths_html(case, point)).text
 
 
 def test_the_viewers_get_the_photograph_only_when_it_is_fresh() -> None:
     analysis, case = answered("cat, grass")
-    watch = Stopwatch()
-    first, second = answers.viewer_updates(analysis, case, watch, layer="segments", fresh=True, point=(3, 3))
+    shown = show(case.segmentation)
+    first, second = answers.viewer_updates(analysis, case, shown, layer="segments", fresh=True, point=(3, 3))
     assert first["picture"].startswith("data:image/jpeg")
     assert first["value"]["chosen"] == case.segmentation.id_map[3, 3]
     assert first["layer"] == ""
     assert "layer" not in second
-    assert not next(step for step in watch.steps if step.name == "draw").cached
-    again, _ = answers.viewer_updates(analysis, case, watch, layer="entropy", fresh=False, point=None)
+    again, _ = answers.viewer_updates(analysis, case, shown, layer="entropy", fresh=False, point=None)
     assert "picture" not in again
     assert again["layer"].startswith("data:image/jpeg")
 
@@ -555,7 +667,10 @@ def test_every_layer_is_drawn(layer: str) -> None:
 
 def test_overlays_are_as_large_as_a_page_shows_them() -> None:
     analysis, case = answered("cat, grass")
-    assert answers.overlay_of(analysis, case).shape == (32, 32, 3)
+    recipe = Recipe(model="painted", picture=ExamplePicture("china"), words="cat, grass", opacity=0, labels=False)
+    drawn = answers.overlay_of(analysis, case, replace(recipe, outlines=False))
+    assert (drawn == analysis.picture.pixels).all()
+    assert (answers.overlay_of(analysis, case, recipe) != drawn).any()
 
 
 def test_files_lie_in_folders_of_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def tiny_variant(*, resnet: bool = False) -> Variant:
     return Variant(
         name="tiny-resnet" if resnet else "tiny",
         title="A tiny FC-CLIP for tests",
+        about="random weights",
         config=tiny_config(resnet=resnet),
         trained=HubFile("someone/tiny", "model.safetensors"),
         authors_link="https://example.org/tiny",

@@ -2,6 +2,14 @@
 // by Gradio's HTML component.
 const underlay = () => element.style.setProperty("--ov-photo", props.photo ? `url("${props.photo}")` : "none");
 
+// The bar of what is read now: `done` is the share of a download; without one it only moves.
+function follow() {
+  for (const bar of element.querySelectorAll("progress[data-running]")) {
+    if (props.done == null) bar.removeAttribute("value");
+    else bar.value = props.done;
+  }
+}
+
 function enlarge(panel) {
   if (document.fullscreenElement) document.exitFullscreen();
   else panel.requestFullscreen();
@@ -38,4 +46,5 @@ element.addEventListener("click", (event) => {
   else if (event.target.closest("img")) touch(panel, event);
 });
 watch(["photo", "value"], underlay);
+watch(["done", "value"], follow);
 underlay();

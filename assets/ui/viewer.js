@@ -5,7 +5,7 @@ const root = find("viewer"), canvas = find("canvas"), stage = find("stage"), tip
 const opacity = find("opacity"), outlines = find("outlines"), labels = find("labels"), split = find("split");
 const pen = canvas.getContext("2d", { willReadFrequently: true });
 const LEGEND_ROWS = 60;
-let photo = null, heat = null, ids = null, answer = null, hovered = 0, chosen = 0, turn = 0, frame = 0;
+let photo = null, heat = null, ids = null, edges = null, answer = null, hovered = 0, chosen = 0, turn = 0, frame = 0;
 
 const make = (tag, name, text) => {
   const node = document.createElement(tag);
@@ -22,33 +22,40 @@ async function pixels(address, width, height) {
   image.src = address;
   await image.decode();
   const sheet = document.createElement("canvas");
-  sheet.width = width || image.naturalWidth;
-  sheet.height = height || image.naturalHeight;
+  [sheet.width, sheet.height] = [width, height];
   const brush = sheet.getContext("2d", { willReadFrequently: true });
-  brush.drawImage(image, 0, 0, sheet.width, sheet.height);
-  return brush.getImageData(0, 0, sheet.width, sheet.height);
+  brush.drawImage(image, 0, 0, width, height);
+  return brush.getImageData(0, 0, width, height);
 }
 
-function readIds(image) {
-  const bytes = image.data, map = new Int32Array(image.width * image.height);
-  for (let i = 0, j = 0; i < map.length; i++, j += 4) map[i] = bytes[j] | (bytes[j + 1] << 8) | (bytes[j + 2] << 16);
-  return map;
+// The photograph stays while words and sliders change.
+let kept = { address: null };
+async function photograph(address, width, height) {
+  if (kept.address !== address || kept.width !== width || kept.height !== height)
+    kept = { address, width, height, data: await pixels(address, width, height) };
+  return kept.data;
+}
+
+async function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed.data), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Int32Array(await new Response(stream).arrayBuffer());
 }
 
 async function update() {
   const mine = ++turn, next = props.value;
   if (!next || !props.picture) return;
-  const map = await pixels(next.ids);
-  const [background, layer] = await Promise.all(
-    [props.picture, props.layer].map((address) => pixels(address, map.width, map.height)));
+  const { width, height } = next.ids;
+  const [map, background, layer] = await Promise.all(
+    [unpack(next.ids), photograph(props.picture, width, height), pixels(props.layer, width, height)]);
   if (mine !== turn) return; // a later answer has overtaken this one
-  [photo, heat, ids, answer] = [background, layer, readIds(map), next];
-  [canvas.width, canvas.height] = [map.width, map.height];
+  [photo, heat, ids, edges, answer] = [background, layer, map, null, next];
+  [canvas.width, canvas.height] = [width, height];
   if (!answer.segments.some((segment) => segment.id === chosen)) chosen = 0;
   if (answer.chosen !== undefined) chosen = answer.chosen;
   hovered = 0;
   find("empty").hidden = true;
-  find("note").textContent = answer.note || "";
+  find("remark").textContent = answer.note || "";
   drawLegend();
   draw();
 }
@@ -87,27 +94,35 @@ function paint(out) {
   }
 }
 
+// Where segments meet: x, y and the ids of the pixel, of its right and of its lower neighbour.
+function findEdges() {
+  const width = canvas.width, height = canvas.height, found = [];
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const i = y * width + x, right = x + 1 < width ? ids[i + 1] : ids[i], below = y + 1 < height ? ids[i + width] : ids[i];
+      if (ids[i] !== right || ids[i] !== below) found.push([x, y, ids[i], right, below]);
+    }
+  }
+  return found;
+}
+
 function outline(out) {
   const width = canvas.width, height = canvas.height, focus = hovered || chosen;
+  edges = edges || findEdges();
   const mark = (x, y, value) => {
     if (x < 0 || y < 0 || x >= width || y >= height) return;
     const j = 4 * (y * width + x);
     out[j] = out[j + 1] = out[j + 2] = value;
   };
-  const edges = [];
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const i = y * width + x, right = x + 1 < width ? ids[i + 1] : ids[i], below = y + 1 < height ? ids[i + width] : ids[i];
-      if (ids[i] !== right || ids[i] !== below) edges.push([x, y, focus && [ids[i], right, below].includes(focus)]);
-    }
+  const strong = ([, , ...sides]) => focus && sides.includes(focus);
+  for (const edge of edges) {
+    const reach = strong(edge) ? 2 : 1;
+    for (let dy = -reach; dy <= reach; dy++) for (let dx = -reach; dx <= reach; dx++) mark(edge[0] + dx, edge[1] + dy, 30);
   }
-  for (const [x, y, strong] of edges) {
-    const reach = strong ? 2 : 1;
-    for (let dy = -reach; dy <= reach; dy++) for (let dx = -reach; dx <= reach; dx++) mark(x + dx, y + dy, 30);
-  }
-  for (const [x, y, strong] of edges) {
+  for (const edge of edges) {
+    const [x, y] = edge;
     mark(x, y, 255);
-    if (strong) [[1, 0], [-1, 0], [0, 1], [0, -1]].forEach(([dx, dy]) => mark(x + dx, y + dy, 255));
+    if (strong(edge)) [[1, 0], [-1, 0], [0, 1], [0, -1]].forEach(([dx, dy]) => mark(x + dx, y + dy, 255));
   }
 }
 
@@ -195,13 +210,24 @@ function under(event) {
   return { id: ids[place], x: Math.floor(across * answer.width), y: Math.floor(down * answer.height) };
 }
 
+// What else might be there, where somebody asked: names and probabilities of a segment.
+function bars(segment) {
+  const known = (segment && answer.details && answer.details[segment.id]) || [];
+  return known.map(([name, share]) => {
+    const row = make("span", "ov-tip-row"), bar = make("i", "ov-tip-bar");
+    bar.style.width = `${100 * share}%`;
+    row.append(bar, make("bdi", "", name), ` ${share.toFixed(2)}`);
+    return row;
+  });
+}
+
 stage.addEventListener("mousemove", (event) => {
   const point = under(event), segment = point && answer.segments.find((one) => one.id === point.id);
   hover(segment ? segment.id : 0);
   tip.hidden = !point;
   if (!point) return;
-  tip.textContent = segment
-    ? `${segment.label} \u00b7 ${segment.score.toFixed(2)} \u00b7 ${percent(segment.share)}` : "no label";
+  tip.replaceChildren(segment
+    ? `${segment.label} \u00b7 ${segment.score.toFixed(2)} \u00b7 ${percent(segment.share)}` : "no label", ...bars(segment));
   const box = stage.getBoundingClientRect();
   tip.style.left = Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth - 4) + "px";
   tip.style.top = Math.max(event.clientY - box.top - 34, 2) + "px";
@@ -209,7 +235,16 @@ stage.addEventListener("mousemove", (event) => {
 stage.addEventListener("mouseleave", () => { tip.hidden = true; hover(0); });
 canvas.addEventListener("click", (event) => { const point = under(event); if (point) choose(point.id, point.x, point.y); });
 for (const control of [opacity, outlines, labels, split]) control.addEventListener("input", draw);
+for (const control of [opacity, outlines, labels]) control.addEventListener("change", () =>
+  trigger("restyle", { opacity: opacity.value / 100, outlines: outlines.checked, labels: labels.checked }));
+function restyle() {
+  if (!props.look) return;
+  opacity.value = 100 * props.look.opacity;
+  [outlines.checked, labels.checked] = [props.look.outlines, props.look.labels];
+  draw();
+}
 find("full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()));
 new ResizeObserver(() => answer && placeChips()).observe(canvas);
 watch(["value", "picture", "layer"], update);
+watch("look", restyle);
 update();

@@ -20,6 +20,7 @@ from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
 from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.systems.registry import CLIP_PREFIX, EMBEDDED, find_variant
+from ovdemo.training import alignment, segmenter
 from ovdemo.training.alignment import ImageTrainee, open_layers
 from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
@@ -30,8 +31,11 @@ from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.shipping import write_text, write_weights
 from ovdemo.training.text import TextTrainee, install_text, text_tensors
 from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
+from ovdemo.training.words import Words
+from ovdemo.vocabulary.names import normalise_name
 
 _SIDE = 256  # pixels of a training scene
+_FURTHER = 0.4  # of the learning rates, where training goes on from trained weights
 _TEXT, _CLIP = "text.safetensors", "clip.safetensors"
 
 
@@ -52,7 +56,7 @@ def run_clip(options: argparse.Namespace) -> int:
         _train(student, options.out, "text", options.text_minutes)
         save_safetensors(student.result(), text, {})
     install_text(tower, read_tensors(text))
-    trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options.seed)
+    trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options)
     _train(trainee, options.out, "image", options.minutes)
     save_safetensors(trainee.result(), options.out / _CLIP, {})
     return 0
@@ -68,10 +72,17 @@ def run_segmenter(options: argparse.Namespace) -> int:
     store = _photos(options.data, concepts)
     wordings = word_concepts(network.backbone, concepts, options.seed)
     trained = maskable(store)
-    trainer = SegmenterTrainer(network, wordings, trained, Composer(store, _SIDE).panoptic_scene, seed=options.seed)
+    trainer = SegmenterTrainer(
+        network,
+        Words(wordings, trained, may_mean_the_same(concepts, wordings[:, 0])),
+        Composer(store, _SIDE).panoptic_scene,
+        seed=options.seed,
+        peak_rate=segmenter.PEAK_RATE * (_FURTHER if options.start else 1),
+    )
     _train(trainer, options.out, "segmenter", options.minutes)
     network.load_state_dict(trainer.result(), strict=False)
-    names = concepts.names(np.flatnonzero(trained).tolist())
+    # As typed words are kept, so that they count as seen.
+    names = list(dict.fromkeys(map(normalise_name, concepts.names(np.flatnonzero(trained).tolist()))))
     held_out = [concepts.entries[index].name for index in sorted(concepts.held_out)]
     _ship(network, names, {"held_out": json.dumps(held_out)}, options.out)
     return 0
@@ -99,8 +110,10 @@ def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, st
         write_text(system, out / files.text, advance)
 
 
-def _image_trainee(tower: ClipTower, concepts: Concepts, store: PhotoStore, seed: int) -> ImageTrainee:
-    wordings = word_concepts(tower, concepts, seed)
+def _image_trainee(
+    tower: ClipTower, concepts: Concepts, store: PhotoStore, options: argparse.Namespace
+) -> ImageTrainee:
+    wordings = word_concepts(tower, concepts, options.seed)
     return ImageTrainee(
         tower,
         Composer(store, _SIDE),
@@ -108,7 +121,8 @@ def _image_trainee(tower: ClipTower, concepts: Concepts, store: PhotoStore, seed
         alike=may_mean_the_same(concepts, wordings[:, 0]),
         held_out=concepts.held_out,
         captions=word_captions(tower, store),
-        seed=seed,
+        seed=options.seed,
+        peak_rate=alignment.PEAK_RATE * (_FURTHER if options.start else 1),
     )
 
 

@@ -22,9 +22,9 @@ from ovdemo.features.transformers import ClipTransformerSource, TimmSource
 from ovdemo.hub import fetch_first, is_cached
 from ovdemo.loading import Progress, empty_network, load_system, resolve_device
 from ovdemo.nn.clip import ClipConfig, ClipTower, clip_tower
-from ovdemo.systems.registry import find_variant
+from ovdemo.systems.registry import VARIANTS, Variant, find_variant
 
-Availability = Literal["embedded", "downloaded", "to download"]
+Availability = Literal["embedded", "downloaded", "to download", "with its model"]
 
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 _COUNTER = ".num_batches_tracked"
@@ -86,10 +86,21 @@ class SourceCard:
 
     @property
     def availability(self) -> Availability:
-        """Where the weights are; never uses the network."""
-        if not self.files:
-            return "embedded"
+        """Where the weights are, those of a variant of FC-CLIP wherever its model is; never uses the network."""
+        if isinstance(self.config, VariantConfig):
+            return "with its model" if find_variant(self.config.variant).embedded is None else "embedded"
         return "downloaded" if any(is_cached(file) for file in self.files) else "to download"
+
+
+def _resnet(name: str, megabytes: float) -> SourceCard:
+    config = ClipConfig(name, "openai", quick_gelu=True)
+    return SourceCard(name.lower(), f"CLIP {name} (OpenAI)", "CNN", megabytes, "MIT", config)
+
+
+def _of_variant(variant: Variant) -> SourceCard:
+    """A published system's own tower and pixel decoder."""
+    megabytes = variant.trained_megabytes + variant.clip_megabytes
+    return SourceCard(variant.name, variant.title, "CNN", megabytes, variant.licence, VariantConfig(variant.name))
 
 
 _CARDS = (
@@ -101,7 +112,11 @@ _CARDS = (
         "trained on research data sets, for research and demonstration",
         VariantConfig("fcclip-embedded"),
     ),
-    SourceCard("rn50", "CLIP RN50 (OpenAI)", "CNN", 408, "MIT", ClipConfig("RN50", "openai", quick_gelu=True)),
+    _resnet("RN50", 408),
+    _resnet("RN101", 479),
+    _resnet("RN50x4", 713),
+    _resnet("RN50x16", 1164),
+    _resnet("RN50x64", 2493),
     SourceCard(
         "convnext-large",
         "CLIP ConvNeXt-Large (LAION-2B)",
@@ -125,6 +140,7 @@ _CARDS = (
         TimmConfig("vit_base_patch14_dinov2", {"dynamic_img_size": True}),
     ),
     SourceCard("sam-b-16", "SAM ViT-B/16", "ViT", 359, "Apache-2.0", TimmConfig("samvit_base_patch16")),
+    *(_of_variant(variant) for variant in VARIANTS.values() if variant.embedded is None),
 )
 SOURCES: Mapping[str, SourceCard] = {card.name: card for card in _CARDS}
 """A small embedded vision transformer does not exist; every ViT is to be downloaded."""

@@ -72,8 +72,8 @@ def system_source(system: FCCLIP, name: str, title: str) -> ConvolutionalSource:
 
 def _tower_layers(tower: ClipTower) -> list[Layer]:
     stages = [
-        Layer(stage, f"stage {number}, stride {_STRIDES[stage]}", _STRIDES[stage], tower.channels[stage])
-        for number, stage in enumerate(STAGES[1:], 1)
+        Layer(stage, f"{stage}, stride {_STRIDES[stage]}", _STRIDES[stage], tower.channels[stage])
+        for stage in STAGES[1:]
     ]
     return [*stages, Layer("projected", "final map, among the words", SIZE_DIVISOR, tower.width, projected=True)]
 

@@ -3,7 +3,7 @@
 from ovdemo.hierarchy.colors import refined_colors
 from ovdemo.hierarchy.depth import ShownNode, depth_view
 from ovdemo.hierarchy.drawing import draw_path
-from ovdemo.hierarchy.paths import Step, Stopping, TreePath, path_record, trace
+from ovdemo.hierarchy.paths import Step, Stopping, TreePath, path_record, trace, tree_document
 from ovdemo.hierarchy.presets import TREE_PRESETS, tree_preset
 from ovdemo.hierarchy.scoring import (
     TreeMode,
@@ -16,7 +16,7 @@ from ovdemo.hierarchy.scoring import (
     sibling_log_probabilities,
     top_classes,
 )
-from ovdemo.hierarchy.sources import SourceKind, TreeSource, tree_of
+from ovdemo.hierarchy.sources import SourceKind, TreeSource, ambiguous, senses, tree_bytes, tree_of
 from ovdemo.hierarchy.text import format_tree, parse_tree
 from ovdemo.hierarchy.tree import MAX_NODES, CategoryTree, Draft, Node, grow
 from ovdemo.hierarchy.wordnet_trees import (
@@ -42,6 +42,7 @@ __all__ = [
     "TreePath",
     "TreeScores",
     "TreeSource",
+    "ambiguous",
     "class_distribution",
     "depth_view",
     "descend",
@@ -57,10 +58,13 @@ __all__ = [
     "path_record",
     "refined_colors",
     "roll_up",
+    "senses",
     "senses_of",
     "sibling_log_probabilities",
     "top_classes",
     "trace",
+    "tree_bytes",
+    "tree_document",
     "tree_of",
     "tree_preset",
     "usual_sense",

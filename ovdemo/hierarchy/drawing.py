@@ -80,10 +80,11 @@ def _columns(scores: TreeScores, row: int, path: TreePath) -> list[tuple[list[_E
         values = scores.probability[row, node.children.start : node.children.stop]
         own = float(scores.own[row, step.node])
         whole = max(step.probability, 1e-30)
-        best = values.topk(min(MAX_SIBLINGS, len(values)))
+        # Stable: of equals the first comes first, as on the path.
+        best = values.argsort(descending=True, stable=True)[:MAX_SIBLINGS]
         entries = [
             _Entry(tree.nodes[child].label, tree.nodes[child].gloss, p, min(p / whole, 1.0), child in on_path)
-            for child, p in zip((best.indices + node.children.start).tolist(), best.values.tolist(), strict=True)
+            for child, p in zip((best + node.children.start).tolist(), values[best].tolist(), strict=True)
         ]
         if own > 0:
             entries.append(_Entry(f"{node.label} itself", node.gloss, own, min(own / whole, 1.0), ends))

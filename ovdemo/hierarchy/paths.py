@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ovdemo.hierarchy.scoring import TreeMode, TreeScores
 from ovdemo.hierarchy.tree import CategoryTree
+from ovdemo.segmentation import Segment
 
 _TINY = float(np.finfo(np.float32).tiny)  # keeps a share finite where a probability vanishes
 
@@ -103,6 +105,25 @@ def path_record(path: TreePath, stopping: Stopping) -> dict[str, object]:
         "margin": stopping.margin,
         "answer": levels[sure]["label"],
         "levels": levels,
+    }
+
+
+def tree_document(
+    tree: CategoryTree, segments: Sequence[Segment], paths: Sequence[TreePath], stopping: Stopping
+) -> dict[str, object]:
+    """A picture's paths as JSON can hold them: the size of the tree, its notes, and each segment's path.
+
+    Args:
+        tree: of the paths.
+        segments: of the picture.
+        paths: one a segment, in their order.
+        stopping: where paths are no longer sure.
+    """
+    pairs = zip(segments, paths, strict=True)
+    return {
+        "nodes": len(tree),
+        "notes": list(tree.notes),
+        "segments": [{"id": s.id, "label": s.label, "path": path_record(path, stopping)} for s, path in pairs],
     }
 
 

@@ -8,7 +8,7 @@ along a path is the node's. Both classify with the project's fusion, from cached
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovdemo.fusion import Fusion, Scores, class_logits, ensemble_weights, fuse
+from ovdemo.fusion import Fusion, class_logits, ensemble_weights, fuse
 from ovdemo.hierarchy.tree import CategoryTree
 from ovdemo.segmentation import ClassProbability, Segment
 from ovdemo.systems.base import Classifiers, Proposals
@@ -47,20 +47,29 @@ class TreeScores:
 
 def of_segments(proposals: Proposals, segments: Sequence[Segment]) -> Proposals:
     """The strongest proposal of each segment, in their order: what the segment's class was read from."""
-    rows = torch.tensor([segment.queries[0] for segment in segments], dtype=torch.int64)
-    rows = rows.to(proposals.mask_logits.device)
-    return replace(
-        proposals,
-        mask_logits=proposals.mask_logits[rows],
-        class_embeddings=proposals.class_embeddings[rows],
-        clip_embeddings=proposals.clip_embeddings[rows],
-        clip_supported=proposals.clip_supported[rows],
-    )
+    return proposals.choose([segment.queries[0] for segment in segments])
 
 
-def class_distribution(scores: Scores) -> Tensor:
-    """(N, C) fused probabilities given that there is an object: each row sums to one."""
-    return scores.fused / scores.fused.sum(-1, keepdim=True)
+@torch.inference_mode()
+def class_distribution(
+    proposals: Proposals, text: TextEmbeddings, *, seen: Tensor, classifiers: Classifiers, fusion: Fusion
+) -> Tensor:
+    """Fused probabilities given that there is an object, (N, C): each row sums to one.
+
+    They are in proportion to what :func:`ovdemo.fusion.score` says, but void takes no part: where "no object" is
+    certain to the last digit, as for a cat in a tree of street furniture, those are all 0 and have no proportion.
+
+    Args:
+        proposals: N of them.
+        text: embeddings of C classes.
+        seen: (C,) bool, classes that share a name with the training vocabulary.
+        classifiers: of the system.
+        fusion: as for the picture.
+    """
+    in_log = class_logits(proposals.class_embeddings, text, classifiers.void, classifiers.in_scale)[:, :-1]
+    out_log = class_logits(proposals.clip_embeddings, text, classifiers.void, classifiers.out_scale)[:, :-1]
+    weights = ensemble_weights(proposals, seen, classifiers, fusion)
+    return fuse(in_log.log_softmax(-1), out_log.log_softmax(-1), weights, fusion.kind).softmax(-1)
 
 
 @torch.inference_mode()
@@ -69,7 +78,7 @@ def roll_up(tree: CategoryTree, distribution: Tensor) -> TreeScores:
 
     Args:
         tree: M nodes, C classes.
-        distribution: (N, C), each row sums to one, such as :func:`class_distribution` gives for the tree's vocabulary.
+        distribution: (N, C), each row sums to one: :func:`class_distribution` for the tree's vocabulary.
     """
     own = distribution.new_zeros(len(tree), len(distribution))  # nodes first: a level is one block of memory
     own[tree.class_nodes.to(distribution.device)] = distribution.T
@@ -93,7 +102,7 @@ def descend(
     Args:
         tree: M nodes.
         proposals: N of them.
-        text: embeddings of ``tree.words()``, one class a node, or :func:`inner_means` of them.
+        text: embeddings of ``tree.words()``, one class a node, or :func:`inner_means`.
         seen: (M,) bool, nodes that share a name with the training vocabulary.
         classifiers: of the system.
         fusion: as for classes.
@@ -167,21 +176,24 @@ def inner_means(tree: CategoryTree, text: TextEmbeddings) -> TextEmbeddings:
     """Embeddings of nodes with inner nodes as the mean of their children, instead of their own names and glosses.
 
     A leaf keeps its rows, and counts above as the mean of them; every mean is a unit vector again, as for the prompts
-    of a name. It depends on no picture.
+    of a name. It depends on no picture, and on the words of the leaves alone: there is nothing to encode beyond what
+    roll-up needs.
 
     Args:
-        tree: M nodes.
-        text: embeddings of ``tree.words()``.
+        tree: M nodes, C classes.
+        text: embeddings of ``tree.vocabulary``.
+
+    Returns:
+        Embeddings of M classes, one a node.
     """
-    owner, device = text.owner, text.rows.device
-    vectors = F.normalize(text.rows.new_zeros(len(tree), text.rows.shape[1]).index_add_(0, owner, text.rows), dim=-1)
-    is_inner = ~tree.is_leaf.to(device)
-    vectors[is_inner] = 0
+    nodes, is_leaf = tree.class_nodes.to(text.rows.device)[text.owner], tree.is_leaf.to(text.rows.device)
+    of_leaves = is_leaf[nodes]
+    rows, owners = text.rows[of_leaves], nodes[of_leaves]
+    vectors = rows.new_zeros(len(tree), rows.shape[1]).index_add_(0, owners, rows)
     _add_to_parents(tree, vectors, normalised=True)
-    leaf_rows = ~is_inner[owner]
-    owners = torch.cat((owner[leaf_rows], is_inner.nonzero().flatten()))
+    owners = torch.cat((owners, (~is_leaf).nonzero().flatten()))
     order = owners.argsort(stable=True)
-    return TextEmbeddings(torch.cat((text.rows[leaf_rows], vectors[is_inner]))[order], owners[order], len(tree))
+    return TextEmbeddings(torch.cat((rows, vectors[~is_leaf]))[order], owners[order], len(tree))
 
 
 def top_classes(

@@ -113,8 +113,10 @@ def nouns_under(wordnet: WordNet, word: str) -> CategoryTree:
         word: a word, taken in its most frequent sense, or a synset's name such as ``"dog.n.01"``.
 
     Raises:
-        UserError: WordNet does not know the word, it has no kinds, or more than 25,000.
+        UserError: there is no word, WordNet does not know it, it has no kinds, or more than 25,000.
     """
+    if not word:
+        raise UserError('There is no noun to list the kinds of; type one, such as "animal".')
     senses = wordnet.senses(word)
     if not senses and "." not in word:
         raise UserError(f'WordNet does not know the noun "{word[:80]}"; check its spelling or try a synonym.')

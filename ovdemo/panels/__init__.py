@@ -2,9 +2,10 @@
 
 from ovdemo.panels.desk import FeatureDesk, Reading
 from ovdemo.panels.grid import Grid, Pass, figure_grid, grid_of
-from ovdemo.panels.lens import LENSES, Heat, Lens, LensKind, View, bounded, look
+from ovdemo.panels.lens import CAPTIONS, LENSES, Heat, Lens, LensKind, View, bounded, look
 
 __all__ = [
+    "CAPTIONS",
     "LENSES",
     "FeatureDesk",
     "Grid",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -26,12 +26,15 @@ from ovdemo.features import (
 from ovdemo.features.catalogue import SourceCard, VariantConfig
 from ovdemo.images import Picture
 from ovdemo.loading import Progress
+from ovdemo.passes import ONE_PASS
 from ovdemo.systems.fcclip import FCCLIP
+from ovdemo.systems.registry import find_variant
 from ovdemo.vocabulary import VILD_14, EmbeddingCache, TextEmbedder, TextEmbeddings, Vocabulary
 from ovdemo.workbench import Accelerate, Workbench
 
 _CLUSTER_BYTES = 32 * 2**20
 _TEXT_BYTES = 16 * 2**20
+_QUICK_NAMES = 100  # 1,400 prompts, that may be encoded for a look
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +58,33 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
+class _Words:
+    """The calls of a text tower: embed a vocabulary, and count what of it would have to be encoded."""
+
+    embed: Callable[[Vocabulary], object]
+    to_encode: Callable[[Vocabulary], int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A source that is a part of a workbench, and holds nothing of that but its weights."""
+
+    source: FeatureSource
+    encode: Callable[..., object]
+
+
+@dataclass(frozen=True, eq=False)
 class _Loaded:
     """A source, its calls that may go to a lent GPU, and the bytes of weights that it alone holds."""
 
     source: FeatureSource
     encode: Callable[..., object]
-    embed: Callable[[Vocabulary], object] | None
+    words: _Words | None
     bytes: int
+
+
+def _embedded(variant: str) -> bool:
+    return find_variant(variant).embedded is not None
 
 
 class FeatureDesk:
@@ -74,6 +97,7 @@ class FeatureDesk:
         self,
         workbench: Callable[[str], Workbench],
         *,
+        ready: Callable[[str], bool] = _embedded,
         device: str = "auto",
         accelerate: Accelerate | None = None,
         source_bytes: int = 4 * 2**30,
@@ -84,18 +108,29 @@ class FeatureDesk:
 
         Args:
             workbench: the workbench of a variant, loaded; sources that are a part of a system share its weights.
+            ready: whether a variant loads without a download; by default only what is embedded does.
             device: of the sources that are no part of a system.
             accelerate: see :data:`~ovdemo.workbench.Accelerate`.
             source_bytes: of weights.
             map_bytes: of features, each at its own length and at length one.
             age: seconds after which what nobody asked for is forgotten.
         """
-        self._workbench, self._device, self._accelerate = workbench, device, accelerate
-        self._turn = threading.Lock()
+        self._workbench, self._ready, self._device, self._accelerate = workbench, ready, device, accelerate
+        # Whoever loads models lets them go; what is read of one must not keep its weights.
+        self._parts: WeakKeyDictionary[Workbench, _Part] = WeakKeyDictionary()
         self._sources: BoundedCache[_Loaded] = BoundedCache(source_bytes, lambda loaded: loaded.bytes, max_age=age)
         self._readings: BoundedCache[Reading] = BoundedCache(map_bytes, _reading_bytes, max_age=age)
         self._clusters: BoundedCache[tuple[ClusterMap, ...]] = BoundedCache(_CLUSTER_BYTES, _cluster_bytes, max_age=age)
         self._words: BoundedCache[TextEmbeddings] = BoundedCache(_TEXT_BYTES, lambda t: t.rows.nbytes, max_age=age)
+
+    def offers(self, name: str) -> bool:
+        """Whether a source can be had, perhaps by a download: those of a model only where that is on this machine.
+
+        Raises:
+            UserError: unknown name.
+        """
+        card = find_source(name)
+        return not isinstance(card.config, VariantConfig) or self._ready(card.config.variant)
 
     def source(self, name: str, *, download: bool = False, progress: Progress | None = None) -> FeatureSource:
         """A source by its name, loaded unless it is there.
@@ -111,29 +146,30 @@ class FeatureDesk:
         return self._load(name, download, progress).source
 
     def layers(self, name: str) -> tuple[Layer, ...]:
-        """Where a source's features can be read; nothing is downloaded for it.
+        """Where a source's features can be read; nothing is downloaded or loaded for it.
 
         Raises:
             UserError: unknown name.
         """
-        card = find_source(name)
-        return card.layers if card.files else self.source(name).layers  # loading these is faster than building a copy
+        return find_source(name).layers
 
     def read(self, picture: Picture, source: str, layers: Sequence[str], size: int) -> tuple[Reading, ...]:
         """Layers of a source whose weights are on this machine; those not read before are read in one pass.
 
-        One pass runs at a time: each is checked against the memory that is free when it starts.
+        One pass runs at a time in the whole process: each is checked against the memory that is free when it starts.
 
         Raises:
             UserError: unknown source or layer, a size out of range, or a pass that does not fit into memory.
         """
-        loaded = self._load(source)
-        with self._turn:
-            found = {layer: self.recall(picture.digest, source, layer, size) for layer in layers}
-            missing = [layer for layer, reading in found.items() if reading is None]
-            if missing:
-                found |= {r.features.layer.name: self._keep(r) for r in self._pass(loaded, picture, size, missing)}
-        return tuple(cast(Reading, found[layer]) for layer in layers)
+        found = self._remembered(picture, source, layers, size)
+        if len(found) < len(set(layers)):
+            loaded = self._load(source)
+            with ONE_PASS:
+                found = self._remembered(picture, source, layers, size)  # who waited may find it read meanwhile
+                missing = [layer for layer in dict.fromkeys(layers) if layer not in found]
+                if missing:
+                    found |= {r.features.layer.name: self._keep(r) for r in self._pass(loaded, picture, size, missing)}
+        return tuple(found[layer] for layer in layers)
 
     def recall(self, digest: str, source: str, layer: str, size: int) -> Reading | None:
         """What was read of a picture, by the picture's digest, where it is still remembered."""
@@ -153,13 +189,22 @@ class FeatureDesk:
         """Words by the text tower that belongs to a source's pictures.
 
         Raises:
-            UserError: the source knows no words.
+            UserError: the source knows no words, or more than a hundred names would have to be encoded.
         """
-        loaded = self._load(source)
-        embed = loaded.embed
-        if embed is None:
-            raise UserError(f"{loaded.source.title} was not trained with words: choose a CLIP.")
-        return self._words.get((source, vocabulary.classes), lambda: cast(TextEmbeddings, embed(vocabulary)))
+
+        def make() -> TextEmbeddings:
+            loaded = self._load(source)
+            if loaded.words is None:
+                raise UserError(f"{loaded.source.title} was not trained with words: choose a CLIP.")
+            count = loaded.words.to_encode(vocabulary)
+            if count > _QUICK_NAMES:
+                raise UserError(
+                    f"{count:,} of these names are new to {loaded.source.title}, and at most {_QUICK_NAMES} are "
+                    "encoded for a look: contrast the word with fewer, or with none."
+                )
+            return cast(TextEmbeddings, loaded.words.embed(vocabulary))
+
+        return self._words.get((source, vocabulary.classes), make)
 
     def forget(self, digest: str) -> None:
         """Forget one picture."""
@@ -168,10 +213,10 @@ class FeatureDesk:
 
     def _load(self, name: str, download: bool = False, progress: Progress | None = None) -> _Loaded:
         card = find_source(name)
+        if isinstance(card.config, VariantConfig):
+            return self._part_of(card, card.config.variant)
 
         def make() -> _Loaded:
-            if isinstance(card.config, VariantConfig):
-                return self._part(card, self._workbench(card.config.variant))
             if card.availability == "to download" and not download:
                 raise UserError(
                     f"{card.title} is not on this machine: allow the download of its weights "
@@ -181,21 +226,31 @@ class FeatureDesk:
 
         return self._sources.get(name, make)
 
-    def _part(self, card: SourceCard, workbench: Workbench) -> _Loaded:
+    def _part_of(self, card: SourceCard, variant: str) -> _Loaded:
         """Of a system whose workbench already knows how to embed words."""
-        system = workbench.system
-        assert isinstance(system, FCCLIP)
-        source = system_source(system, card.name, card.title)
-        return _Loaded(source, self._accelerated(source.encode), workbench.embed, 0)
+        if not self._ready(variant):
+            raise UserError(f"{card.title} is not on this machine: choose it as the model first, which says how.")
+        workbench = self._workbench(variant)
+        part = self._parts.get(workbench)
+        if part is None:
+            assert isinstance(workbench.system, FCCLIP)
+            source = system_source(workbench.system, card.name, card.title)
+            part = self._parts[workbench] = _Part(source, self._accelerated(source.encode))
+        return _Loaded(part.source, part.encode, _Words(workbench.embed, workbench.names_to_encode), 0)
 
     def _whole(self, card: SourceCard, source: FeatureSource) -> _Loaded:
-        encoder, embed = source.text_encoder, None
-        if encoder is not None:
-            embed = self._accelerated(TextEmbedder(encoder, VILD_14, EmbeddingCache(paths.cache_dir() / "text")).embed)
-        return _Loaded(source, self._accelerated(source.encode), embed, int(1e6 * card.megabytes))
+        words = None
+        if source.text_encoder is not None:
+            embedder = TextEmbedder(source.text_encoder, VILD_14, EmbeddingCache(paths.cache_dir() / "text"))
+            words = _Words(self._accelerated(embedder.embed), embedder.names_to_encode)
+        return _Loaded(source, self._accelerated(source.encode), words, int(1e6 * card.megabytes))
 
     def _accelerated(self, call: Callable[..., object]) -> Callable[..., object]:
         return call if self._accelerate is None else self._accelerate(call)
+
+    def _remembered(self, picture: Picture, source: str, layers: Sequence[str], size: int) -> dict[str, Reading]:
+        recalled = ((layer, self.recall(picture.digest, source, layer, size)) for layer in layers)
+        return {layer: reading for layer, reading in recalled if reading is not None}
 
     def _keep(self, reading: Reading) -> Reading:
         return self._readings.get(reading.key, lambda: reading)

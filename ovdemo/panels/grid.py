@@ -41,13 +41,14 @@ class Grid:
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """In the order in which the rows need them: all layers of a source at one size are read together."""
+        """Column by column, small inputs first: all layers of a source at one size are read together."""
         layers: dict[tuple[str, int], list[str]] = {}
         for panel in self.panels:
             together = layers.setdefault((panel.source, panel.size), [])
             if panel.layer not in together:
                 together.append(panel.layer)
-        return tuple(Pass(source, size, tuple(names)) for (source, size), names in layers.items())
+        passes = (Pass(source, size, tuple(names)) for (source, size), names in layers.items())
+        return tuple(sorted(passes, key=lambda step: step.size))
 
 
 def grid_of(desk: FeatureDesk, places: Sequence[tuple[str, str]], sizes: Sequence[int]) -> Grid:

@@ -26,7 +26,7 @@ from ovdemo.features import (
 )
 from ovdemo.features.maps import Size, resize_cells
 from ovdemo.panels.desk import FeatureDesk, Reading
-from ovdemo.vocabulary.parsing import parse_classes
+from ovdemo.vocabulary import Vocabulary, parse_classes
 
 LensKind = Literal["k-means", "PCA", "word", "click"]
 
@@ -160,7 +160,8 @@ def _components(desk: FeatureDesk, readings: Sequence[Reading], lens: Lens, id_m
 
 
 def _word(desk: FeatureDesk, readings: Sequence[Reading], lens: Lens, id_map: np.ndarray | None) -> _Found:
-    vocabulary = parse_classes(lens.words)
+    classes = parse_classes(lens.words).classes
+    vocabulary = Vocabulary(classes[:1] if lens.contrast == "none" else classes)  # the rest would be encoded in vain
 
     def similarity(reading: Reading) -> np.ndarray:
         features = reading.features
@@ -209,3 +210,23 @@ _LENSES: Mapping[LensKind, Callable[[FeatureDesk, Sequence[Reading], Lens, np.nd
     "click": _click,
 }
 LENSES: tuple[LensKind, ...] = tuple(_LENSES)
+
+CAPTIONS: Mapping[LensKind, str] = {
+    "k-means": (
+        "Cells of one colour have like features. Look whether a cluster keeps to one object and ends where the object "
+        "ends (edges), and from left to right whether it turns finer or only noisier (rough)."
+    ),
+    "PCA": (
+        "The three directions in which a layer's features differ most, as red, green and blue. Look for parts that "
+        "share a colour wherever they are, and for colours that change where nothing in the picture does."
+    ),
+    "word": (
+        "The brighter a cell, the closer its feature is to the word. Look whether the brightest cells lie on what the "
+        "word names, and what else lights up; a contrast with other words takes away what they all share."
+    ),
+    "click": (
+        "The brighter a cell, the more it is like the one under the ring; click another one. Look whether the rest of "
+        "that object lights up with it, and how much of what is around it does."
+    ),
+}
+"""What to look for through each lens."""

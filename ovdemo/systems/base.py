@@ -6,7 +6,7 @@ picture; right of it is a matrix product and a merge, and answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -66,6 +66,17 @@ class Proposals:
             class_embeddings=self.class_embeddings.to(device),
             clip_embeddings=self.clip_embeddings.to(device),
             clip_supported=self.clip_supported.to(device),
+        )
+
+    def choose(self, indices: Sequence[int]) -> Proposals:
+        """Those at the indices, in their order; no index chooses none."""
+        rows = torch.tensor(indices, dtype=torch.int64, device=self.mask_logits.device)
+        return replace(
+            self,
+            mask_logits=self.mask_logits[rows],
+            class_embeddings=self.class_embeddings[rows],
+            clip_embeddings=self.clip_embeddings[rows],
+            clip_supported=self.clip_supported[rows],
         )
 
 

@@ -46,6 +46,7 @@ class Variant:
     Attributes:
         name: what ``--model`` takes.
         title: for people.
+        about: what it is, in a sentence without a full stop.
         config: builds the network.
         trained_megabytes: size of the trained part as its file holds it (10^6 bytes): embedded weights in half
             precision, others in float32.
@@ -60,6 +61,7 @@ class Variant:
 
     name: str
     title: str
+    about: str
     config: FCCLIPConfig
     trained_megabytes: float
     clip_megabytes: float
@@ -88,6 +90,7 @@ def _resnet(name: str, drive_id: str, trained: float, clip: float, published: Pu
     return Variant(
         name=f"fcclip-{name.lower()}",
         title=f"FC-CLIP, CLIP ResNet {name.removeprefix('RN')}",
+        about="the published system on one of OpenAI's convolutional CLIPs, for comparison of backbones",
         config=FCCLIPConfig(ClipConfig(name, "openai", quick_gelu=True), ensemble_on_valid_mask=True),
         authors_link=f"https://drive.google.com/file/d/{drive_id}/view",
         trained_megabytes=trained,
@@ -124,6 +127,7 @@ _VARIANTS = (
     Variant(
         name=EMBEDDED_MODEL,
         title="FC-CLIP, embedded (small, ours)",
+        about="a small FC-CLIP trained by this project, quick on any machine, rough in its answers",
         config=EMBEDDED,
         trained_megabytes=3.0,
         clip_megabytes=41.7,
@@ -133,6 +137,7 @@ _VARIANTS = (
     Variant(
         name="fcclip-convnext-large",
         title="FC-CLIP, CLIP ConvNeXt-Large",
+        about="the published system at its best, made for a GPU; on a CPU a picture takes many seconds",
         config=FCCLIPConfig(
             ClipConfig("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"), ensemble_on_valid_mask=False
         ),

@@ -10,30 +10,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
 from ovdemo.training.compose import Composer
-from ovdemo.training.loop import learning_rate
+from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 
-_PEAK = 1.5e-3
+PEAK_RATE = 1.5e-3  # from fresh weights
 _DECAY = 0.05
-_AVERAGED = 0.998  # of the weights' moving average a step
 _LAYER_SCALE = 0.1
 _MAX_LOGIT_SCALE = float(np.log(100))
-_CAPTION_WEIGHT = 0.3
+_CAPTION_WEIGHT = 0.05  # one caption beside a hundred regions: more would be noise
 
-_SCENES, _CAPTIONED = 5, 1  # of a step
-# Photographs of one thing, by side: as many as have the pixels of six scenes. They are small, so that a step shows
+_SCENES, _CAPTIONED = 2, 1  # of a step
+# Photographs of one thing, by side: as many as have the pixels of nine scenes. They are small, so that a step shows
 # many, and apart, because 7 x 7 convolutions at stride 32 would mix neighbours in a mosaic.
 # The large ones count: a tower that saw things at 128 pixels or less could not name them at 320.
-_OBJECTS = {64: 96, 96: 43, 128: 24, 192: 11, 256: 6}
-_OBJECT_SHARES = (0.15, 0.25, 0.25, 0.2, 0.15)
+_OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
+_OBJECT_SHARES = (0.25, 0.25, 0.2, 0.15, 0.15)
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
@@ -42,8 +41,9 @@ _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
 class ImageTrainee:
     """Aligns a CLIP's image tower to its frozen text tower (:class:`~ovdemo.training.loop.Trainee`).
 
-    Features are pooled under each mask exactly as inference pools them (FC-CLIP, section 3.3) and classified among all
-    concepts by cosine, with a learned temperature; whole captioned photographs are told from other captions.
+    Features are pooled under each mask as inference pools them (FC-CLIP, section 3.3), but for masks smaller than a
+    cell, which pool the cells that they cover best. They are classified among all concepts by cosine, with a learned
+    temperature; whole captioned photographs are told from other captions.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ImageTrainee:
         held_out: frozenset[int],
         captions: Mapping[str, Tensor],
         seed: int,
+        peak_rate: float = PEAK_RATE,
     ) -> None:
         """Take the tower and what it learns from.
 
@@ -67,7 +68,9 @@ class ImageTrainee:
             held_out: concepts that are nobody's wrong answer either.
             captions: (D,) unit vector of every caption that may be drawn.
             seed: of the batches and the wordings.
+            peak_rate: greatest learning rate.
         """
+        self._peak_rate = peak_rate
         self._tower, self._wordings = tower, wordings
         self._place = {caption: i for i, caption in enumerate(captions)}
         self._captions = torch.stack(list(captions.values()))
@@ -77,7 +80,7 @@ class ImageTrainee:
         for name, parameter in tower.clip_model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
         visual.to(memory_format=torch.channels_last)
-        self._average = AveragedModel(visual, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGED))
+        self._average = AveragedModel(visual, avg_fn=_follow)
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
@@ -95,7 +98,7 @@ class ImageTrainee:
         naming, right = self._naming_loss(torch.cat(embedded), [*scenes, *objects], random)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
-        self._optimiser.step(naming + _CAPTION_WEIGHT * telling, learning_rate(_PEAK, share))
+        self._optimiser.step(naming + _CAPTION_WEIGHT * telling, learning_rate(self._peak_rate, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         self._average.update_parameters(self._tower.clip_model.visual)
         return {"naming": naming.item(), "captions": telling.item(), "named right": right}
@@ -162,6 +165,10 @@ class ImageTrainee:
         tensors = dict(self._tower.clip_model.state_dict())
         tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
+
+
+def _follow(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    return average.lerp(current, 1 - averaging_decay(int(steps)))
 
 
 def open_layers(tower: ClipTower) -> None:

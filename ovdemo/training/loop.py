@@ -98,6 +98,14 @@ def learning_rate(peak: float, share: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(min(angle, math.pi))))
 
 
+def averaging_decay(steps: int) -> float:
+    """Decay of the weights' moving average after a number of steps: ``min(0.998, (1 + n) / (10 + n))``.
+
+    Over short schedules it so covers about the last ninth, and what training began with is forgotten.
+    """
+    return min(0.998, (1 + steps) / (10 + steps))
+
+
 def adamw(module: nn.Module, decay: float) -> torch.optim.AdamW:
     """AdamW over what requires a gradient; vectors (norms, biases, layer scales) and scalars do not decay."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ovdemo.nn.pixel_decoder import PixelFeatures
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, FCCLIPNetwork
-from ovdemo.training.loop import learning_rate
+from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.losses import (
     VOID_WEIGHT,
     bce_loss,
@@ -43,7 +43,6 @@ Draw = Callable[[np.random.Generator], Scene]
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
 PEAK_RATE = 1e-3  # ten times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
-AVERAGING = 0.998
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,20 +86,27 @@ class SegmenterTrainer:
 
     Args:
         network: on its device; its tower is switched to evaluation and frozen.
-        text: (V, M, D) float32 unit text embeddings, M variants of each concept.
-        trained: (V,) bool, concepts that may be named.
+        words: gives the vocabulary of a step.
         draw: gives one scene.
         batch: scenes a step.
         seed: of scenes, words and points.
+        peak_rate: greatest learning rate.
     """
 
     def __init__(
-        self, network: FCCLIPNetwork, text: Tensor, trained: np.ndarray, draw: Draw, *, batch: int = 4, seed: int = 0
+        self,
+        network: FCCLIPNetwork,
+        words: Words,
+        draw: Draw,
+        *,
+        batch: int = 4,
+        seed: int = 0,
+        peak_rate: float = PEAK_RATE,
     ) -> None:
         self.network = network
         self._device = network.void_embedding.weight.device
         network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._words, self._draw, self._batch = Words(text, trained), draw, batch
+        self._words, self._draw, self._batch, self._peak_rate = words, draw, batch, peak_rate
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._weights = {name: x for name, x in network.named_parameters() if x.requires_grad}
@@ -120,7 +126,7 @@ class SegmenterTrainer:
         losses = self.losses(batch, words)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
         total = weighted.sum()
-        self._optimiser.step(total, learning_rate(PEAK_RATE, share))
+        self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
 
@@ -228,11 +234,10 @@ class SegmenterTrainer:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the average towards the weights, fast at first: decay ``min(0.998, (1 + n) / (10 + n))``."""
+        """Move the average towards the weights."""
         self._steps += 1
-        decay = min(AVERAGING, (1 + self._steps) / (10 + self._steps))
         for name, x in self._weights.items():
-            self._average[name].lerp_(x, 1 - decay)
+            self._average[name].lerp_(x, 1 - averaging_decay(self._steps))
 
 
 def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ovdemo.training.concepts import NAMELESS
 
 KEPT_SHARE = 0.85  # of the concepts in a batch; the others teach "none of your words"
-WORDS = 100
-SYNONYM_COSINE = 0.8  # text embeddings closer than this may be one concept under two data sets' names
+WORDS = (4, 128)  # of a step, evenly by ratio: "no object" must hold its own against few words and against many
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +34,11 @@ class Words:
     Args:
         text: (V, M, D) float32 unit text embeddings, M variants of each concept.
         trained: (V,) bool, concepts that may be drawn; held-out concepts are never named, not even as wrong answers.
+        alike: (V, V) bool, pairs that may mean the same, see :func:`~ovdemo.training.wording.may_mean_the_same`.
     """
 
-    def __init__(self, text: Tensor, trained: np.ndarray) -> None:
-        self._text = text
-        self._trained = trained
-        centres = F.normalize(text.mean(1), dim=-1)
-        self._synonym = (centres @ centres.T > SYNONYM_COSINE).numpy()
+    def __init__(self, text: Tensor, trained: np.ndarray, alike: Tensor) -> None:
+        self._text, self._trained, self._alike = text, trained, alike.numpy()
 
     def draw(self, present: np.ndarray, rng: np.random.Generator) -> StepWords:
         """Most of the concepts in the batch, and random others that mean something else.
@@ -56,12 +52,13 @@ class Words:
         present = np.unique(present[present != NAMELESS])
         is_kept = rng.random(len(present)) < KEPT_SHARE
         kept, dropped = present[is_kept], present[~is_kept]
-        others = np.flatnonzero(self._trained & ~self._synonym[present].any(0))
+        others = np.flatnonzero(self._trained & ~self._alike[present].any(0))
         others = np.setdiff1d(others, present)
-        others = rng.choice(others, min(len(others), max(0, WORDS - len(kept))), replace=False)
+        wanted = round(float(np.exp(rng.uniform(*np.log(WORDS)))))
+        others = rng.choice(others, min(len(others), max(0, wanted - len(kept))), replace=False)
         words = np.concatenate((kept, others))
         target = np.full(len(self._text) + 1, NAMELESS)
         target[words] = np.arange(len(words))
-        target[dropped[~self._synonym[np.ix_(dropped, kept)].any(1)]] = len(words)
+        target[dropped[~self._alike[np.ix_(dropped, kept)].any(1)]] = len(words)
         variant = rng.integers(0, self._text.shape[1], len(words))
         return StepWords(self._text[torch.from_numpy(words), torch.from_numpy(variant)], torch.from_numpy(target))

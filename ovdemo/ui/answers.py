@@ -9,10 +9,10 @@ import cv2
 import gradio as gr
 import numpy as np
 
-from ovdemo.display import MAX_SIDE, heat_address, hex_color, picture_address, show, shown_segments, shrink
-from ovdemo.inspection import Case, inspect
+from ovdemo.display import MAX_SIDE, Shown, heat_address, hex_color, picture_address, shrink
+from ovdemo.inspection import Case, formula_at
+from ovdemo.recipes import Recipe
 from ovdemo.rendering import overlay, segment_colors
-from ovdemo.stopwatch import Stopwatch
 from ovdemo.ui import html
 from ovdemo.workbench import Analysis
 
@@ -21,15 +21,14 @@ Point = tuple[int, int]
 
 
 def viewer_updates(
-    analysis: Analysis, case: Case, stopwatch: Stopwatch, *, layer: str, fresh: bool, point: Point | None
+    analysis: Analysis, case: Case, shown: Shown, *, layer: str, fresh: bool, point: Point | None
 ) -> tuple[Any, Any]:
     """What the viewers of the first and the second tab are to show; the photograph only where it is ``fresh``."""
-    with stopwatch.step("draw"):
-        value = show(case.segmentation).to_json()
-        value |= {"note": note_of(analysis, case), "chosen": chosen_id(case, point)}
-        photograph: dict[str, Any] = {"picture": picture_address(analysis.picture.pixels)} if fresh else {}
-        address = layer_address(analysis, case, layer)
-    return gr.update(value=value, layer=address, **photograph), gr.update(value=value, **photograph)
+    value = shown.to_json() | {"note": note_of(analysis, case), "chosen": chosen_id(case, point)}
+    photograph: dict[str, Any] = {"picture": picture_address(analysis.picture.pixels)} if fresh else {}
+    return gr.update(value=value, layer=layer_address(analysis, case, layer), **photograph), gr.update(
+        value=value, **photograph
+    )
 
 
 def layer_address(analysis: Analysis, case: Case, layer: str) -> str:
@@ -75,17 +74,17 @@ def inspector_html(analysis: Analysis, case: Case, point: Point | None) -> str:
     return html.inspector(found, prompt, hex_color(colors[found.segment.id]) if found.segment else "#888888")
 
 
-def maths_html(analysis: Analysis, case: Case, point: Point | None) -> str:
-    """The formula with the numbers of the clicked segment, or else of the largest one."""
+def maths_html(case: Case, point: Point | None, shown: Shown | None = None) -> str:
+    """The formula with the numbers of the clicked segment, or else of the largest one that is shown."""
     if point is None or not _inside(case, point):
-        largest = next(iter(shown_segments(case.segmentation)), None)
+        largest = shown.segments[0] if shown and shown.segments else None
         point = (largest.x, largest.y) if largest else (case.segmentation.width // 2, case.segmentation.height // 2)
-    return html.maths(inspect(case, *point).formula)
+    return html.maths(formula_at(case, *point))
 
 
-def overlay_of(analysis: Analysis, case: Case) -> np.ndarray:
-    """The labelled picture, (h, w, 3) uint8, at most as large as a page shows it."""
-    drawn = overlay(analysis.picture.pixels, case.segmentation)
+def overlay_of(analysis: Analysis, case: Case, recipe: Recipe) -> np.ndarray:
+    """The labelled picture as its recipe draws it, (h, w, 3) uint8, at most as large as a page shows it."""
+    drawn = overlay(analysis.picture.pixels, case.segmentation, **recipe.drawing)
     return shrink(drawn, MAX_SIDE, cv2.INTER_AREA)
 
 

@@ -15,7 +15,7 @@ from gradio.events import api
 
 from ovdemo.errors import UserError
 from ovdemo.export import download_files
-from ovdemo.features import display_size
+from ovdemo.features import Contrast, display_size
 from ovdemo.fusion import FusionKind
 from ovdemo.hierarchy import SourceKind, Stopping, TreeMode, TreeSource, path_record, trace
 from ovdemo.inspection import Case
@@ -26,8 +26,10 @@ from ovdemo.stopwatch import Stopwatch
 from ovdemo.systems.registry import VARIANTS
 from ovdemo.ui.answers import overlay_of
 from ovdemo.ui.desk import Desk, sentences
+from ovdemo.ui.events import BACKGROUND_QUEUE, FILES_QUEUE, HEAVY_QUEUE, LIVE_QUEUE
 from ovdemo.ui.files import saved
-from ovdemo.ui.panel_html import encoded
+from ovdemo.ui.panel_html import png
+from ovdemo.ui.visits import Shot
 from ovdemo.ui.widgets import picture_input
 from ovdemo.workbench import Analysis
 
@@ -42,30 +44,32 @@ class Api:
     def __init__(self, desk: Desk) -> None:
         """Add the endpoints to the current ``gr.Blocks``."""
         self._desk = desk
-        heavy: dict[str, Any] = {"concurrency_id": "heavy", "concurrency_limit": 1}
-        live: dict[str, Any] = {"concurrency_id": "live", "concurrency_limit": 4}
         with gr.Column(visible=False):
             picture = picture_input(label="picture")
             words = gr.Textbox(label="words")
             model = gr.Textbox("auto", label="model")
             short_side = gr.Number(0, precision=0, label="short_side")
+            presets = gr.JSON([], label="presets")
             overlay = gr.Image(label="overlay", format="png")
             result = gr.JSON(label="result")
             gr.Button().click(
                 sentences(self.segment),
-                [picture, words, model, short_side],
+                [picture, words, model, short_side, presets],
                 [overlay, result],
                 api_name="segment",
-                **heavy,
+                **HEAVY_QUEUE,
             )
-        api(sentences(self.rescore), api_name="rescore", **live)
-        api(sentences(self.inspect), api_name="inspect", **live)
-        api(sentences(self.hierarchy), api_name="hierarchy", **live)
-        api(sentences(self.features), api_name="features", **heavy)
-        api(sentences(self.export), api_name="export", **live)
-        api(sentences(self.models), api_name="models", **live)
+        api(sentences(self.rescore), api_name="rescore", **LIVE_QUEUE)
+        api(sentences(self.inspect), api_name="inspect", **LIVE_QUEUE)
+        # A tree may have thousands of words that no answer has needed yet.
+        api(sentences(self.hierarchy), api_name="hierarchy", **BACKGROUND_QUEUE)
+        api(sentences(self.features), api_name="features", **HEAVY_QUEUE)
+        api(sentences(self.export), api_name="export", **FILES_QUEUE)
+        api(sentences(self.models), api_name="models", **LIVE_QUEUE)
 
-    def segment(self, picture: str, words: str, model: str = "auto", short_side: int = 0) -> tuple[Any, Json]:
+    def segment(
+        self, picture: str, words: str, model: str = "auto", short_side: int = 0, presets: list[str] | None = None
+    ) -> tuple[Any, Json]:
         """Cut a picture into segments labelled with any words (open-vocabulary panoptic segmentation).
 
         Args:
@@ -73,6 +77,7 @@ class Api:
             words: classes separated by commas, synonyms by |, e.g. "cat|kitten, sofa, wall:stuff".
             model: name of a model from /models, or "auto".
             short_side: shorter side of the network's input in pixels, 64 to 2048; 0 for the model's own.
+            presets: class lists to add to the words, such as ["coco-panoptic"]; the words may then be empty.
 
         Returns:
             The picture with its segments drawn on it; and a document with the key for further questions, the segments
@@ -82,11 +87,9 @@ class Api:
             raise UserError("Give a picture.")
         watch = Stopwatch()
         shot, analysis = self._desk.open(picture, model or "auto", int(short_side or 0) or None, watch)
-        recipe = Recipe(
-            model=shot.model, weights=shot.weights, picture=shot.picture, words=words or "", short_side=shot.short_side
-        )
+        recipe = _recipe(shot, words, presets)
         case = self._desk.answer(analysis, recipe, watch)
-        return overlay_of(analysis, case), self._document(self._desk.key(shot), case, watch)
+        return overlay_of(analysis, case, recipe), self._document(self._desk.key(shot), case, watch)
 
     def rescore(  # noqa: PLR0917 - an endpoint's inputs are positional for clients
         self,
@@ -99,6 +102,7 @@ class Api:
         rescue: float = 0.0,
         object_threshold: float = 0.0,
         overlap_threshold: float = 0.8,
+        presets: list[str] | None = None,
     ) -> Json:
         """Ask a segmented picture for other words or settings: milliseconds, no new look at the picture.
 
@@ -112,14 +116,17 @@ class Api:
             rescue: objectness rescue, 0 to 1.
             object_threshold: least score of a segment, 0 to 1.
             overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
+            presets: as for /segment.
 
         Returns:
             As the document of /segment.
         """
         watch = Stopwatch()
-        analysis, recipe = self._recipe(
+        analysis, recipe = self._recall(
             key,
-            words=words,
+            words,
+            presets,
+            watch,
             mode=mode,
             fusion_kind=fusion,
             alpha=alpha,
@@ -131,7 +138,19 @@ class Api:
         return self._document(key, self._desk.answer(analysis, recipe, watch), watch)
 
     def inspect(  # noqa: PLR0917
-        self, key: str, words: str, x: int, y: int, alpha: float = 0.4, beta: float = 0.8
+        self,
+        key: str,
+        words: str,
+        x: int,
+        y: int,
+        mode: Mode = "panoptic",
+        fusion: FusionKind = "geometric",
+        alpha: float = 0.4,
+        beta: float = 0.8,
+        rescue: float = 0.0,
+        object_threshold: float = 0.0,
+        overlap_threshold: float = 0.8,
+        presets: list[str] | None = None,
     ) -> Json:
         """Say why a pixel is labelled as it is: both classifiers' probabilities, p(void), the proposals set aside.
 
@@ -140,13 +159,30 @@ class Api:
             words: as for /segment.
             x: column of the pixel, from 0.
             y: row of the pixel, from 0.
-            alpha: weight of CLIP for seen classes, 0 to 1.
-            beta: weight of CLIP for unseen classes, 0 to 1.
+            mode: which inference; this and the following as for /rescore.
+            fusion: how the in-vocabulary and the out-of-vocabulary classifier are combined.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
+            beta: the same for unseen classes.
+            rescue: objectness rescue, 0 to 1.
+            object_threshold: least score of a segment, 0 to 1.
+            overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
+            presets: as for /segment.
 
         Returns:
             The segment, the five best classes, the explained proposal, the runners-up and the numbers of the formula.
         """
-        analysis, recipe = self._recipe(key, words=words, alpha=alpha, beta=beta)
+        analysis, recipe = self._recall(
+            key,
+            words,
+            presets,
+            mode=mode,
+            fusion_kind=fusion,
+            alpha=alpha,
+            beta=beta,
+            rescue=rescue,
+            object_threshold=object_threshold,
+            overlap_threshold=overlap_threshold,
+        )
         found, prompt = analysis.inspect(self._desk.answer(analysis, recipe), int(x), int(y))
         return {**dataclasses.asdict(found), "prompt": prompt}
 
@@ -175,7 +211,7 @@ class Api:
         Returns:
             The size of the tree, and for each segment its id, label and path.
         """
-        analysis, recipe = self._recipe(key, words=words)
+        analysis, recipe = self._recall(key, words)
         case = self._desk.answer(analysis, recipe)
         if mode not in get_args(TreeMode):
             raise UserError(f"mode must be one of {', '.join(get_args(TreeMode))}; change it and try again.")
@@ -199,6 +235,9 @@ class Api:
         words: str = "",
         x: int = -1,
         y: int = -1,
+        median: bool = False,
+        foreground: bool = False,
+        contrast: Contrast = "none",
     ) -> Json:
         """Show what a frozen backbone sees: clusters, principal components or similarities of its features.
 
@@ -208,11 +247,15 @@ class Api:
             layer: of the network; likewise.
             size: side in pixels of the square with as many pixels as the network's input, 64 to 1120.
             k: number of clusters, 2 to 20.
-            lens: "k-means"; "PCA": three components as red, green and blue, 0 to 1; "word": cosine to the first of
+            lens: "k-means"; "PCA": three components as red, green and blue, 0 to 1; "word": likeness to the first of
                 the words, for a final map; "click": cosine to the pixel x, y.
             words: as for /segment; with "k-means", boundaries are compared with those of its segments.
             x: column of the pixel, from 0; -1, with y, for the middle.
             y: row of the pixel.
+            median: with "k-means", whether the map of clusters goes through a median filter of 5 x 5 cells.
+            foreground: with "PCA", whether the background is left out; it is 0 0 0 then.
+            contrast: with "word", "none" for the cosine, "others" for what it is above the mean of the other words',
+                or "softmax" for the word's share among all words, 0 to 1.
 
         Returns:
             The size of the grid of cells; the cells, row by row, at most 96 a side, at even distances where there are
@@ -221,15 +264,26 @@ class Api:
         """
         if lens not in LENSES:
             raise UserError(f"lens must be one of {', '.join(LENSES)}; change it and try again.")
-        analysis, recipe = self._recipe(key, words=words)
+        if contrast not in get_args(Contrast):
+            raise UserError(f"contrast must be one of {', '.join(get_args(Contrast))}; change it and try again.")
+        analysis, recipe = self._recall(key, words)
         desk, point = self._desk.features, None if x == y == -1 else (int(x), int(y))
         [reading] = desk.read(analysis.picture, source, (layer,), int(size))
         id_map = self._desk.answer(analysis, recipe).segmentation.id_map if words and lens == "k-means" else None
-        [view] = look(desk, (reading,), Lens(lens, int(k), words=words, point=point), id_map)
+        through = Lens(
+            lens,
+            int(k),
+            median=bool(median),
+            foreground=bool(foreground),
+            words=words,
+            contrast=contrast,
+            point=point,
+        )
+        [view] = look(desk, (reading,), through, id_map)
         if isinstance(view, str):
             raise UserError(view)
         drawn = view.draw(display_size(reading.features.picture), "nearest")
-        [file] = saved([("features.png", encoded(drawn, exact=True))])
+        [file] = saved([("features.png", png(drawn))])
         rows, columns = reading.features.grid
         cells = bounded(view.cells, _CELLS)
         return {
@@ -239,25 +293,53 @@ class Api:
             "roughness": view.roughness,
             "agreement": view.agreement,
             "seconds": reading.seconds,
-            "picture": f"/gradio_api/file={Path(file).as_posix()}",
+            "picture": _address(file),
         }
 
-    def export(self, key: str, words: str, alpha: float = 0.4, beta: float = 0.8) -> list[str]:
+    def export(  # noqa: PLR0917
+        self,
+        key: str,
+        words: str,
+        mode: Mode = "panoptic",
+        fusion: FusionKind = "geometric",
+        alpha: float = 0.4,
+        beta: float = 0.8,
+        rescue: float = 0.0,
+        object_threshold: float = 0.0,
+        overlap_threshold: float = 0.8,
+        presets: list[str] | None = None,
+    ) -> list[str]:
         """Write the result's files: COCO panoptic zip, overlay, id map, cut-outs, CSV and recipe.
 
         Args:
             key: from /segment.
             words: as for /segment.
-            alpha: weight of CLIP for seen classes, 0 to 1.
-            beta: weight of CLIP for unseen classes, 0 to 1.
+            mode: which inference; this and the following as for /rescore.
+            fusion: how the in-vocabulary and the out-of-vocabulary classifier are combined.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
+            beta: the same for unseen classes.
+            rescue: objectness rescue, 0 to 1.
+            object_threshold: least score of a segment, 0 to 1.
+            overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
+            presets: as for /segment.
 
         Returns:
             Addresses of the files on this server.
         """
-        analysis, recipe = self._recipe(key, words=words, alpha=alpha, beta=beta)
+        analysis, recipe = self._recall(
+            key,
+            words,
+            presets,
+            mode=mode,
+            fusion_kind=fusion,
+            alpha=alpha,
+            beta=beta,
+            rescue=rescue,
+            object_threshold=object_threshold,
+            overlap_threshold=overlap_threshold,
+        )
         case = self._desk.answer(analysis, recipe)
-        files = saved(download_files(analysis.picture, case.segmentation, recipe.to_json()))
-        return [f"/gradio_api/file={Path(file).as_posix()}" for file in files]
+        return list(map(_address, saved(download_files(analysis.picture, case.segmentation, recipe))))
 
     def models(self) -> list[Json]:
         """List the models: name, title, state of the weights, licence, published numbers and size in MB."""
@@ -277,12 +359,13 @@ class Api:
             )
         return rows
 
-    def _recipe(self, key: str, **settings: Any) -> tuple[Analysis, Recipe]:
+    def _recall(
+        self, key: str, words: str, presets: list[str] | None = None, watch: Stopwatch | None = None, **settings: Any
+    ) -> tuple[Analysis, Recipe]:
         shot = self._desk.find(key)
-        analysis = self._desk.reopen(shot)
-        recipe = Recipe(
-            model=shot.model, weights=shot.weights, picture=shot.picture, short_side=shot.short_side, **settings
-        )
+        analysis, recipe = self._desk.reopen(shot, watch), _recipe(shot, words, presets, **settings)
+        if recipe.words or recipe.presets:
+            self._desk.check_quick(analysis, recipe.vocabulary, "call /segment with them")
         return analysis, recipe
 
     def _document(self, key: str, case: Case, watch: Stopwatch) -> Json:
@@ -308,6 +391,22 @@ class Api:
             "milliseconds": {step.name: round(step.milliseconds, 2) for step in watch.steps if not step.cached},
             "cached": [step.name for step in watch.steps if step.cached],
         }
+
+
+def _recipe(shot: Shot, words: str, presets: list[str] | None, **settings: Any) -> Recipe:
+    return Recipe(
+        model=shot.model,
+        weights=shot.weights,
+        picture=shot.picture,
+        words=words or "",
+        presets=tuple(presets or ()),
+        short_side=shot.short_side,
+        **settings,
+    )
+
+
+def _address(file: str) -> str:
+    return f"/gradio_api/file={Path(file).as_posix()}"
 
 
 def share(value: float, name: str) -> float:

@@ -12,11 +12,12 @@ from gradio.components import Component
 from ovdemo.fusion import Fusion, FusionKind
 from ovdemo.inspection import Case
 from ovdemo.merging import Merging
-from ovdemo.recipes import Recipe
+from ovdemo.recipes import SHORT_SIDES, Recipe
 from ovdemo.segmentation import Mode
-from ovdemo.ui.desk import Desk, Shot
+from ovdemo.ui.desk import Desk
+from ovdemo.ui.visits import Shot
 from ovdemo.vocabulary import preset_names, preset_title
-from ovdemo.workbench import SHORT_SIDES, Analysis
+from ovdemo.workbench import Analysis
 
 _FUSION = Fusion()
 _MERGING = Merging()
@@ -119,6 +120,8 @@ class Controls:
     words: Words
     inference: Inference
     ensemble: Ensemble
+    look: gr.State
+    """How overlays are drawn, as :attr:`~ovdemo.recipes.Recipe.drawing` has it; None is the default."""
 
     @property
     def live(self) -> list[Component]:
@@ -134,6 +137,7 @@ class Controls:
             ensemble.alpha,
             ensemble.beta,
             ensemble.rescue,
+            self.look,
         ]
 
 
@@ -143,7 +147,7 @@ def recipe_of(shot: Shot, values: Sequence[Any]) -> Recipe:
     Raises:
         UserError: a value is out of its range.
     """
-    words, presets, mode, object_threshold, overlap_threshold, kind, alpha, beta, rescue = values
+    words, presets, mode, object_threshold, overlap_threshold, kind, alpha, beta, rescue, look = values
     return Recipe(
         model=shot.model,
         weights=shot.weights,
@@ -158,6 +162,7 @@ def recipe_of(shot: Shot, values: Sequence[Any]) -> Recipe:
         beta=beta,
         rescue=rescue,
         short_side=shot.short_side,
+        **(look or {}),
     )
 
 

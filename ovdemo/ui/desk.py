@@ -68,14 +68,14 @@ class Desk:
         """The analysis of a picture that a page has segmented, made again where it was forgotten meanwhile.
 
         Raises:
-            UserError: there is none, or the upload was cleaned away.
+            UserError: there is none, the upload was cleaned away, or the model cannot be had any more.
         """
         if shot is None:
             raise UserError("Choose a picture and press Segment first.")
         workbench = self.models.get(shot.model)
         known = workbench.recall(shot.digest, shot.short_side)
         if known is not None:
-            return known
+            return known.named(shot.picture.name) if isinstance(shot.picture, OwnPicture) else known
         path: str | Path = shot.path
         if isinstance(shot.picture, ExamplePicture):
             path = find_example(shot.picture.example).path() or path

@@ -13,9 +13,13 @@ HEAVY_QUEUE: dict[str, Any] = {"concurrency_id": "heavy", "concurrency_limit": 1
 BACKGROUND_QUEUE: dict[str, Any] = {"concurrency_id": "background", "concurrency_limit": 1}
 """Minutes of encoding words; with progress, and it can be stopped."""
 
+FILES_QUEUE: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 1}
+"""Compressing what is to be kept takes seconds for a large picture."""
+
 OURS: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 HEAVY: dict[str, Any] = {**OURS, **HEAVY_QUEUE}
 BACKGROUND: dict[str, Any] = {**OURS, **BACKGROUND_QUEUE}
+FILES: dict[str, Any] = {**OURS, **FILES_QUEUE}
 LIVE: dict[str, Any] = {**OURS, **LIVE_QUEUE, "trigger_mode": "always_last"}
 """While one runs, only the last of those that come meanwhile is run after it."""
 
@@ -24,6 +28,3 @@ POINT: dict[str, Any] = {**OURS, **LIVE_QUEUE, "trigger_mode": "multiple"}
 
 FEATURES: dict[str, Any] = {**OURS, "concurrency_id": "features", "concurrency_limit": 1}
 """Grids of many passes, and downloads of gigabytes: whoever only wants segments does not wait for these."""
-
-FILES: dict[str, Any] = {**OURS, "concurrency_id": "files", "concurrency_limit": 1}
-"""Compressing what is to be kept takes seconds for a large picture."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import gradio as gr
@@ -12,31 +11,36 @@ import numpy as np
 from gradio.components import Component
 
 from ovdemo.errors import UserError
-from ovdemo.features import CLUSTERS, FIGURES, SOURCES, FigureRecipe, SourceCard, Upsampling, find_source
+from ovdemo.features import CLUSTERS, FIGURES, SOURCES, Contrast, FigureRecipe, SourceCard, Upsampling, find_source
 from ovdemo.images import Picture
-from ovdemo.panels import LENSES, FeatureDesk, Grid, Lens, figure_grid, grid_of
-from ovdemo.ui import html
+from ovdemo.panels import LENSES, FeatureDesk, Grid, Lens, LensKind, figure_grid, grid_of
+from ovdemo.ui import html, jobs
 from ovdemo.ui.answers import Point
 from ovdemo.ui.controls import known
-from ovdemo.ui.desk import Desk, Shot, quietly, sentences
-from ovdemo.ui.events import HEAVY, LIVE, OURS
+from ovdemo.ui.desk import Desk, sentences
+from ovdemo.ui.events import FEATURES, FILES, LIVE, OURS, POINT
 from ovdemo.ui.files import saved
 from ovdemo.ui.filling import Filled, files, fill, shown
 from ovdemo.ui.panel_html import Drawing, nothing, photo_address
-from ovdemo.ui.widgets import event_data, feature_panels, page_text
+from ovdemo.ui.visits import Shot
+from ovdemo.ui.widgets import event_point, feature_panels, page_text
 
 Update = dict[Component, Any]
 
 SIDES = (224, 448, 672, 896, 1120)
 _FIRST_ROWS = ("embedded:res5", "embedded:res3")
-_FIRST_SIDES = (224, 448)
 _MOST_ROWS = 12
 _OPACITY = 0.8
-_SETTINGS = 8  # values of :attr:`LensControls.settings`
 _EMPTY = "Segment a picture first; then this tab shows what the network sees in it."
+_UNFILLED = (
+    "There is no grid of this picture yet. One that was asked for begins as soon as it is its turn; "
+    "otherwise press Fill the grid."
+)
 
-# The panels lie over the photograph: the browser alone mixes them.
+# The browser alone mixes panels with the photograph they lie over, and hides what belongs to other lenses.
 _SET_OPACITY = '(share) => document.documentElement.style.setProperty("--ov-strength", share)'
+_OF_CLUSTERS, _OF_COMPONENTS, _OF_WORD = "ov-of-clusters", "ov-of-components", "ov-of-word"
+_SET_LENS = "(kind) => { document.documentElement.dataset.lens = kind; }"
 
 
 @dataclass(frozen=True)
@@ -57,22 +61,33 @@ class LensControls:
     def build(cls) -> LensControls:
         """Lay the components out here."""
         kind = gr.Radio(list(LENSES), value=LENSES[0], label="Lens", elem_id="features-lens")
-        k = gr.Slider(*CLUSTERS, 8, step=1, label="k, number of clusters", elem_id="features-k")
-        median = gr.Checkbox(label="5 × 5 median filter", value=False)
-        joint = gr.Checkbox(label="Same clusters for all sizes of a row", value=False, elem_id="features-joint")
-        foreground = gr.Checkbox(label="Foreground only", value=False, visible=False, elem_id="features-foreground")
+        k = gr.Slider(
+            *CLUSTERS, 8, step=1, label="k, number of clusters", elem_id="features-k", elem_classes=_OF_CLUSTERS
+        )
+        median = gr.Checkbox(
+            label="5 × 5 median filter", value=False, elem_id="features-median", elem_classes=_OF_CLUSTERS
+        )
+        joint = gr.Checkbox(
+            label="Same clusters for all sizes of a row",
+            value=False,
+            elem_id="features-joint",
+            elem_classes=_OF_CLUSTERS,
+        )
+        foreground = gr.Checkbox(
+            label="Foreground only", value=False, elem_id="features-foreground", elem_classes=_OF_COMPONENTS
+        )
         words = gr.Textbox(
             label="Word, then the words it is contrasted with",
             placeholder="empty: the words of the first tab",
-            visible=False,
             elem_id="features-words",
+            elem_classes=_OF_WORD,
         )
         contrast = gr.Radio(
             [("cosine", "none"), ("minus the others' mean", "others"), ("softmax", "softmax")],
             value="none",
             label="Contrast",
-            visible=False,
             elem_id="features-contrast",
+            elem_classes=_OF_WORD,
         )
         upsampling = gr.Radio(
             list(get_args(Upsampling)), value="nearest", label="Upsampling", elem_id="features-upsampling"
@@ -81,19 +96,61 @@ class LensControls:
         return cls(kind, k, median, joint, foreground, words, contrast, upsampling, opacity)
 
     @property
-    def switched(self) -> list[Component]:
-        """Those that belong to one lens each, in the order of :func:`_visible`."""
-        return [self.k, self.median, self.joint, self.foreground, self.words, self.contrast]
+    def settings(self) -> list[Component]:
+        """What a look depends on, in the order of :func:`settings_of`."""
+        return [
+            *(self.kind, self.k, self.median, self.joint, self.foreground),
+            *(self.words, self.contrast, self.upsampling),
+        ]
 
     @property
-    def settings(self) -> list[Component]:
-        """What a look depends on, in the order of :func:`lens_of`; the last one is the upsampling."""
-        return [self.kind, *self.switched, self.upsampling]
+    def moved(self) -> list[Callable[..., Any]]:
+        """The events by which a person asks for another look."""
+        given = (self.kind, self.k, self.median, self.joint, self.foreground, self.contrast, self.upsampling)
+        return [*(control.input for control in given), self.words.submit, self.words.blur]
+
+
+@dataclass(frozen=True)
+class LensSettings:
+    """The values of :attr:`LensControls.settings`."""
+
+    kind: LensKind
+    k: int
+    median: bool
+    joint: bool
+    foreground: bool
+    words: str
+    contrast: Contrast
+    upsampling: Upsampling
+
+    def drawing(self, picture: Picture, pixel: Point | None, first_words: str) -> Drawing:
+        """How the panels of a picture are drawn; the words of the first tab stand in where there are no others."""
+        words = self.words or first_words
+        lens = Lens(self.kind, self.k, self.median, self.joint, self.foreground, words, self.contrast, pixel)
+        return Drawing((picture.height, picture.width), lens, self.upsampling)
+
+
+def settings_of(values: Sequence[Any]) -> LensSettings:
+    """From the values of the components."""
+    kind, k, median, joint, foreground, words, contrast, upsampling = values
+    return LensSettings(kind, int(k), bool(median), bool(joint), bool(foreground), words or "", contrast, upsampling)
+
+
+@dataclass(frozen=True)
+class Clicked:
+    """A pixel of a picture that all others are compared with."""
+
+    digest: str
+    pixel: Point
 
 
 @dataclass(frozen=True)
 class FeaturesTab:
-    """The components of the tab."""
+    """The components of the tab.
+
+    What fills and what is clicked are kept in states of their own, so that neither undoes the other; whenever one of
+    them or a control changes, the grid is drawn anew with what all of them say then.
+    """
 
     tab: gr.Tab
     rows: gr.Dropdown
@@ -108,6 +165,7 @@ class FeaturesTab:
     make_files: gr.Button
     files: gr.Files
     filled: gr.State
+    clicked: gr.State
 
     @classmethod
     def build(cls, tab: gr.Tab) -> FeaturesTab:
@@ -126,9 +184,10 @@ class FeaturesTab:
                 )
                 sides = gr.CheckboxGroup(
                     [(str(side), side) for side in SIDES],
-                    value=list(_FIRST_SIDES),
+                    value=list(SIDES),
                     label="Columns: side of the input in pixels",
-                    info="of the square with as many pixels; what does not fit into memory is refused",
+                    info="of the square with as many pixels; a panel that does not fit into this machine's memory "
+                    "says so, and what would",
                     elem_id="features-sides",
                 )
                 download = gr.Checkbox(label="Allow the download of missing weights", elem_id="features-download")
@@ -156,40 +215,41 @@ class FeaturesTab:
             make_files=make_files,
             files=found,
             filled=gr.State(None),
+            clicked=gr.State(None),
         )
 
     def wire(self, desk: Desk, shot: gr.State, live: list[Component]) -> None:
         """Connect the events. The grid is of the first tab's picture; the worked example fills when it is opened."""
         handlers = Handlers(self, desk)
-        settings = [shot, self.filled, *self.lens.settings, *live]
-        asked = [self.rows, self.sides, self.download, *settings]
-        prepared = [self.rows, self.sides, self.lens.kind, *self.lens.switched]
-        opened = self.tab.select(sentences(handlers.open), asked, self._shown, **HEAVY)
-        opened.then(handlers.offer, None, self.rows, **OURS)
+        lens, filling = self.lens, [self.filled, self.progress, self.panels]
+        looked = [shot, self.filled, self.clicked, *lens.settings, *live]
+        asked = [self.rows, self.sides, self.download, shot]
+        # Files of an earlier grid must not pass for this one's. Listeners of one event run one after another, so what
+        # is quick comes first.
+        outdated = [shot.change, self.fill.click, lens.kind.input, *(button.click for _, button in self.figures)]
+        gr.on(outdated, lambda: gr.update(value=None, visible=False), None, self.files, **OURS)
+        # One listener for everything that asks for a look, so that answers cannot overtake each other.
+        changed = [self.filled.change, self.clicked.change, *lens.moved]
+        gr.on([self.tab.select, *changed], sentences(handlers.look), looked, self.panels, **LIVE)
         long: list[Any] = [
-            opened,
-            self.fill.click(sentences(handlers.fill), asked, self._shown, **HEAVY),
+            self.tab.select(sentences(handlers.open), [self.filled, *asked], filling, **FEATURES),
+            self.fill.click(sentences(handlers.fill), asked, filling, **FEATURES),
         ]
+        long[0].then(sentences(handlers.offer), None, self.rows, **OURS)
         for recipe, button in self.figures:
-            play = sentences(partial(handlers.play, recipe))
-            ready = button.click(partial(handlers.prepare, recipe), None, prepared, **OURS)
-            long.append(ready.then(play, [self.download, *settings], self._shown, **HEAVY))
-            long[-1].then(handlers.offer, None, self.rows, **OURS)
-        switched = self.lens.kind.input(_visible, self.lens.kind, self.lens.switched, **OURS)
-        switched.then(sentences(handlers.look), settings, self._shown, **LIVE)
-        long.append(switched.then(sentences(handlers.project), asked, [self.rows, *self._shown], **HEAVY))
-        lens = self.lens
-        moved = [lens.k.input, lens.median.input, lens.joint.input, lens.foreground.input, lens.contrast.input]
-        gr.on([*moved, lens.upsampling.input], quietly(handlers.look), settings, self._shown, **LIVE)
-        gr.on([lens.words.submit, lens.words.blur], sentences(handlers.look), settings, self._shown, **LIVE)
+            figure = [self.rows, self.sides, lens.kind, lens.k]
+            ready = button.click(handlers.preparation(recipe), None, figure, **OURS)
+            long.append(ready.then(sentences(handlers.player(recipe)), [self.download, shot], filling, **FEATURES))
+            long[-1].then(sentences(handlers.offer), None, self.rows, **OURS)
+        long.append(
+            lens.kind.input(sentences(handlers.project), [lens.kind, *asked], [self.rows, *filling], **FEATURES)
+        )
+        lens.kind.change(None, lens.kind, None, js=_SET_LENS, api_visibility="private")
         lens.opacity.input(None, lens.opacity, None, js=_SET_OPACITY, api_visibility="private")
-        self.panels.point(sentences(handlers.touch), settings, self._shown, **LIVE)
-        self.stop.click(lambda: nothing("Stopped; what is there stays."), None, self.progress, cancels=long, **OURS)
-        self.make_files.click(sentences(handlers.make_files), [lens.opacity, *settings], self.files, **LIVE)
-
-    @property
-    def _shown(self) -> list[Component]:
-        return [self.filled, self.progress, self.panels]
+        self.panels.point(sentences(handlers.touch), shot, self.clicked, **POINT)
+        self.stop.click(handlers.stop, self.filled, [self.filled, self.progress], cancels=long, **OURS)
+        shot.change(handlers.leave, [shot, self.filled], filling, **OURS)
+        self.make_files.click(sentences(handlers.make_files), [lens.opacity, *looked], self.files, **FILES)
 
 
 class Handlers:
@@ -203,106 +263,174 @@ class Handlers:
         """All layers of all networks, which to list takes a few seconds the first time."""
         return gr.update(choices=row_choices(self._features))
 
-    def open(
-        self, rows: list[str], sides: list[int], download: bool, shot: Shot | None, *rest: Any
+    def open(  # noqa: PLR0917 - Gradio hands inputs over by position
+        self,
+        request: gr.Request,
+        filled: Filled | None,
+        rows: list[str],
+        sides: list[int],
+        download: bool,
+        shot: Shot | None,
     ) -> Iterator[Update]:
         """The worked example, unless this picture has a grid already."""
-        filled = rest[0]
-        if shot is None:
-            yield {self._tab.progress: nothing(_EMPTY)}
-        elif filled is None or filled.digest != shot.digest:
-            yield from self.fill(rows, sides, download, shot, *rest)
+        if shot is None or (filled is not None and filled.digest == shot.digest):
+            yield {self._tab.progress: gr.skip()}  # a generator without a word would empty its outputs
         else:
-            yield self.look(shot, *rest)
+            yield from self.fill(request, rows, sides, download, shot)
 
     def fill(
-        self, rows: list[str], sides: list[int], download: bool, shot: Shot | None, *rest: Any
+        self, request: gr.Request, rows: list[str], sides: list[int], download: bool, shot: Shot | None
     ) -> Iterator[Update]:
         """The rows and columns that were chosen."""
         if not rows or not sides:
             raise UserError("Choose at least one row and one column.")
-        yield from self._fill(
-            grid_of(self._features, [_place(row) for row in rows], sorted(sides)), download, shot, rest
-        )
+        grid = grid_of(self._features, [_place(row) for row in rows], sorted(sides))
+        yield from self._fill(request, grid, download, shot)
 
-    def prepare(self, recipe: FigureRecipe) -> Update:
-        """The controls as a paper's figure has them.
+    def preparation(self, recipe: FigureRecipe) -> Callable[[], Update]:
+        """Sets the controls as a paper's figure has them."""
+        panels, tab = figure_grid(recipe).panels, self._tab
+        rows = list(dict.fromkeys(f"{panel.source}:{panel.layer}" for panel in panels))
 
-        An event of its own: Gradio loses what else it is sent while it shows or hides components.
-        """
-        tab = self._tab
-        rows = list(dict.fromkeys(f"{panel.source}:{panel.layer}" for panel in figure_grid(recipe).panels))
-        return {
-            tab.rows: gr.update(choices=_choices(rows), value=rows),
-            tab.sides: sorted({panel.size for panel in figure_grid(recipe).panels}),
-            tab.lens.kind: LENSES[0],
-            tab.lens.k: gr.update(value=recipe.clusters, visible=True),
-            **dict(zip(tab.lens.switched[1:], _visible(LENSES[0])[1:], strict=True)),
-        }
+        def prepare() -> Update:
+            return {
+                tab.rows: gr.update(choices=_choices(rows), value=rows),
+                tab.sides: sorted({panel.size for panel in panels}),
+                tab.lens.kind: LENSES[0],
+                tab.lens.k: recipe.clusters,
+            }
 
-    def play(self, recipe: FigureRecipe, download: bool, shot: Shot | None, *rest: Any) -> Iterator[Update]:
-        """A paper's figure."""
-        filled, _, _, *others = rest  # without the lens and k, which are the figure's
-        yield from self._fill(figure_grid(recipe), download, shot, (filled, LENSES[0], recipe.clusters, *others))
+        return prepare
 
-    def project(self, rows: list[str], *rest: Any) -> Iterator[Update]:
+    def player(self, recipe: FigureRecipe) -> Callable[[gr.Request, bool, Shot | None], Iterator[Update]]:
+        """Fills a paper's figure."""
+
+        def play(request: gr.Request, download: bool, shot: Shot | None) -> Iterator[Update]:
+            yield from self._fill(request, figure_grid(recipe), download, shot)
+
+        return play
+
+    def project(  # noqa: PLR0917 - Gradio hands inputs over by position
+        self,
+        request: gr.Request,
+        kind: LensKind,
+        rows: list[str],
+        sides: list[int],
+        download: bool,
+        shot: Shot | None,
+    ) -> Iterator[Update]:
         """Words need a final map: where the lens asks for one and no row has it, a row is added."""
-        sides, download, shot, filled, kind, *others = rest
         if kind != "word" or shot is None or any(row.endswith(":projected") for row in rows):
-            yield {self._tab.progress: gr.skip()}  # a generator without a word would empty its outputs
+            yield {self._tab.progress: gr.skip()}
             return
-        sources = [_place(row)[0] for row in rows] or ["embedded"]
+        sources = [_place(row)[0] for row in rows]
         with_words = (name for name in sources if any(layer.projected for layer in self._features.layers(name)))
         rows = [*rows[: _MOST_ROWS - 1], f"{next(with_words, 'embedded')}:projected"]
         yield {self._tab.rows: gr.update(choices=row_choices(self._features), value=rows)}
-        yield from self.fill(rows, sides, download, shot, filled, kind, *others)
+        yield from self.fill(request, rows, sides, download, shot)
 
-    def look(self, shot: Shot | None, filled: Filled | None, *values: Any) -> Update:
-        """The same features through another lens; no network but a text tower is asked."""
+    def look(
+        self, request: gr.Request, shot: Shot | None, filled: Filled | None, clicked: Clicked | None, *values: Any
+    ) -> Any:
+        """What was read until now through the lens as it is set now; no network but a text tower is asked."""
         if shot is None or filled is None or filled.digest != shot.digest:
-            return {self._tab.progress: nothing(_EMPTY if shot is None else "Press Fill the grid.")}
-        picture, id_map = self._picture(shot, values)
-        drawing = drawing_of(picture, filled.pixel, values)
-        return {self._tab.panels: shown(self._features, filled, drawing, id_map, running=False)}
+            return nothing(_EMPTY if shot is None else _UNFILLED)
+        try:
+            drawing, _, id_map = self._drawing(shot, clicked, values)
+            drawn = shown(self._features, filled, drawing, id_map)
+        except UserError as error:
+            drawn = nothing(str(error))
+        return drawn if self._desk.visits.shows(request.session_hash, shot) else gr.skip()
 
-    def touch(self, event: gr.EventData, shot: Shot | None, filled: Filled | None, *values: Any) -> Update:
-        """Compare everything with the pixel that was clicked."""
-        data = event_data(event)
-        filled = filled and replace(filled, pixel=(int(data["x"]), int(data["y"])))
-        return {self._tab.filled: filled, **self.look(shot, filled, *values)}
+    def touch(self, event: gr.EventData, shot: Shot | None) -> Clicked | None:
+        """The pixel that was clicked."""
+        return None if shot is None else Clicked(shot.digest, event_point(event))
 
-    def make_files(self, opacity: float, shot: Shot | None, filled: Filled | None, *values: Any) -> Any:
+    def stop(self, filled: Filled | None) -> Update:
+        """What a page shows of a grid that nobody fills any more."""
+        return {
+            self._tab.filled: filled and filled.ended,
+            self._tab.progress: nothing("Stopped; what is there stays."),
+        }
+
+    def leave(self, shot: Shot | None, filled: Filled | None) -> Update:
+        """Where the page shows another picture now, its grid is to be made; what is said of the old one is over."""
+        here = shot is not None and filled is not None and filled.digest == shot.digest
+        tab = self._tab
+        if here:
+            return {tab.filled: filled and filled.ended, tab.progress: ""}
+        return {tab.filled: None, tab.progress: "", tab.panels: nothing(_UNFILLED)}
+
+    def make_files(
+        self,
+        request: gr.Request,
+        opacity: float,
+        shot: Shot | None,
+        filled: Filled | None,
+        clicked: Clicked | None,
+        *values: Any,
+    ) -> Any:
         """The grid and its features to keep."""
-        if filled is None:
-            raise UserError("There are no features to save: press Fill the grid first.")
-        picture, _ = self._picture(shot, values)
-        drawing = drawing_of(picture, filled.pixel, values)
+        drawing, picture, _ = self._drawing(shot, clicked, values)
         made = files(self._features, picture, filled, drawing, float(opacity))
+        if not self._desk.visits.shows(request.session_hash, shot):
+            return gr.skip()
         return gr.update(value=saved(made), visible=True)
 
-    def _fill(self, grid: Grid, download: bool, shot: Shot | None, rest: Sequence[Any]) -> Iterator[Update]:
-        before, *values = rest
-        picture, id_map = self._picture(shot, values)
-        tab, pixel = self._tab, before.pixel if before and before.digest == picture.digest else None
-        drawing = drawing_of(picture, pixel, values)
+    def _fill(self, request: gr.Request, grid: Grid, download: bool, shot: Shot | None) -> Iterator[Update]:
+        """Tells the page what is read; :meth:`look` draws it. Ends where the page shows another picture."""
+        tab, picture = self._tab, self._picture(shot)
+        news = fill(self._features, picture, grid, download=bool(download))
         photograph: dict[str, Any] = {"photo": photo_address(picture)}
-        for news in fill(self._features, picture, grid, download=bool(download), pixel=pixel):
-            if isinstance(news, Filled):
-                drawn = shown(self._features, news, drawing, id_map, running=True)
-                yield {tab.filled: news, tab.panels: gr.update(value=drawn, **photograph)}
-                photograph = {}  # it goes to the browser once
-            else:
-                yield {tab.progress: gr.skip() if news is None else html.progress(news)}
-        yield {tab.progress: ""}
-
-    def _picture(self, shot: Shot | None, values: Sequence[Any]) -> tuple[Picture, np.ndarray | None]:
-        """The picture, and its id map unless the words are not usable at the moment."""
-        analysis = self._desk.reopen(shot)
+        last: Filled | None = None
         try:
-            _, case = known(self._desk, shot, values[_SETTINGS:])
+            for one in news:
+                if not self._desk.visits.shows(request.session_hash, shot):
+                    yield {tab.progress: gr.skip()}
+                    return
+                if isinstance(one, Filled):
+                    last = one
+                    yield {tab.filled: one, tab.progress: _line(one), tab.panels: gr.update(done=None, **photograph)}
+                    photograph = {}  # it goes to the browser once
+                elif one is not None and one.total:
+                    yield {tab.progress: html.progress(one), tab.panels: gr.update(done=one.done / one.total)}
+                else:
+                    yield {tab.progress: gr.skip() if one is None else html.progress(one)}
+        except Exception:
+            if last is not None:
+                yield {tab.filled: last.ended, tab.progress: ""}
+            raise
+
+    def _drawing(
+        self, shot: Shot | None, clicked: Clicked | None, values: Sequence[Any]
+    ) -> tuple[Drawing, Picture, np.ndarray | None]:
+        """How panels are drawn, the picture, and the segments whose boundaries clusters are compared with, if any."""
+        count = len(self._tab.lens.settings)
+        settings, live = settings_of(values[:count]), values[count:]
+        picture, id_map = self._segments(shot, live) if settings.kind == "k-means" else (self._picture(shot), None)
+        pixel = clicked.pixel if clicked is not None and clicked.digest == picture.digest else None
+        return settings.drawing(picture, pixel, live[0] or ""), picture, id_map
+
+    def _picture(self, shot: Shot | None) -> Picture:
+        return self._desk.reopen(shot).picture
+
+    def _segments(self, shot: Shot | None, live: Sequence[Any]) -> tuple[Picture, np.ndarray | None]:
+        """The picture and its id map; without that where the words are not usable at the moment."""
+        try:
+            analysis, case = known(self._desk, shot, live)
         except UserError:
-            return analysis.picture, None
+            return self._picture(shot), None
         return analysis.picture, case.segmentation.id_map
+
+
+def _line(filled: Filled) -> str:
+    """What runs, in a line above the grid."""
+    if filled.running is None:
+        return ""
+    passes = filled.grid.passes
+    step = passes[filled.running]
+    text = f"{find_source(step.source).title} at {step.size} px, pass"
+    return html.progress(jobs.Progress(text, filled.running + 1, len(passes)))
 
 
 def row_choices(desk: FeatureDesk) -> list[tuple[str, str]]:
@@ -310,16 +438,9 @@ def row_choices(desk: FeatureDesk) -> list[tuple[str, str]]:
     return [
         (f"{_title(card)}: {layer.title}", f"{card.name}:{layer.name}")
         for card in SOURCES.values()
+        if desk.offers(card.name)
         for layer in desk.layers(card.name)
     ]
-
-
-def drawing_of(picture: Picture, pixel: Point | None, values: Sequence[Any]) -> Drawing:
-    """From the values of :attr:`LensControls.settings`, and the words of the first tab that follow them."""
-    kind, k, median, joint, foreground, words, contrast, upsampling, first_words, *_ = values
-    words = words or first_words or ""
-    lens = Lens(kind, int(k), bool(median), bool(joint), bool(foreground), words, contrast, pixel)
-    return Drawing((picture.height, picture.width), lens, upsampling)
 
 
 def _title(card: SourceCard) -> str:
@@ -337,19 +458,21 @@ def _place(row: str) -> tuple[str, str]:
     return source, layer
 
 
-def _visible(kind: str) -> tuple[Any, ...]:
-    """For :attr:`LensControls.switched`."""
-    owners = ("k-means", "k-means", "k-means", "PCA", "word", "word")
-    return tuple(gr.update(visible=kind == owner) for owner in owners)
-
-
 def _figure_buttons() -> tuple[tuple[FigureRecipe, gr.Button], ...]:
-    """One click replays a figure of a paper."""
+    """One click replays a figure of a paper; what cannot be replayed yet says why."""
     with gr.Row():
-        return tuple(
+        figures = tuple(
             (
                 recipe,
                 gr.Button(recipe.title.partition(":")[0], size="sm", min_width=120, elem_id=f"figure-{recipe.name}"),
             )
             for recipe in FIGURES.values()
         )
+        gr.Button(
+            "EOV-Seg, Figure 5: comes with that system",
+            size="sm",
+            min_width=120,
+            interactive=False,
+            elem_id="figure-eovseg-5",
+        )
+    return figures

@@ -20,8 +20,7 @@ from ovdemo.features import (
 from ovdemo.images import Picture
 from ovdemo.panels import FeatureDesk, Grid, Lens, Pass, Reading, View, look
 from ovdemo.ui import jobs
-from ovdemo.ui.answers import Point
-from ovdemo.ui.panel_html import Drawing, panel_grid
+from ovdemo.ui.panel_html import Content, Drawing, Pending, panel_grid
 
 _MAX_EXPORT = 128 * 10**6  # bytes of raw features
 _GONE = "Not filled, or forgotten meanwhile: press Fill the grid."
@@ -29,35 +28,41 @@ _GONE = "Not filled, or forgotten meanwhile: press Fill the grid."
 
 @dataclass(frozen=True)
 class Filled:
-    """What a page's grid holds. Features themselves stay in caches.
+    """What a page's grid holds, however it is looked at. Features themselves stay in caches.
 
     Attributes:
         grid: the panels.
         digest: of the picture.
         refused: panels that cannot be had, and the sentence that says why.
-        pixel: (x, y) that was clicked last.
+        running: number of the pass that runs; None is none.
     """
 
     grid: Grid
     digest: str
     refused: tuple[tuple[PanelRecipe, str], ...] = ()
-    pixel: Point | None = None
+    running: int | None = None
+
+    @property
+    def ended(self) -> Filled:
+        """The same when nothing runs any more."""
+        return replace(self, running=None)
 
 
 def fill(
-    desk: FeatureDesk, picture: Picture, grid: Grid, *, download: bool = False, pixel: Point | None = None
+    desk: FeatureDesk, picture: Picture, grid: Grid, *, download: bool = False
 ) -> Iterator[Filled | jobs.Progress | None]:
     """Read what the panels need, one pass after another; panels that cannot be had do not stop the others.
 
     Yields:
-        The grid before the first and after every pass; progress; and None where there is no news.
+        The grid before every pass and at the end; progress of downloads; and None where there is no news.
     """
-    filled, broken = Filled(grid, picture.digest, pixel=pixel), dict[str, str]()
-    yield filled
+    filled, broken = Filled(grid, picture.digest), dict[str, str]()
     for number, step in enumerate(grid.passes):
+        filled = replace(filled, running=number)
+        yield filled
         try:
             if step.source not in broken:
-                for news in jobs.run(_work(desk, picture, step, (number, len(grid.passes)), download)):
+                for news in jobs.run(_work(desk, picture, step, download)):
                     if not isinstance(news, jobs.Done):
                         yield news
                     elif news.result is not None:
@@ -66,30 +71,30 @@ def fill(
                 filled = _refuse(filled, step, broken[step.source])
         except UserError as error:
             filled = _refuse(filled, step, str(error))
-        yield filled
+    yield filled.ended
 
 
-def shown(desk: FeatureDesk, filled: Filled, drawing: Drawing, id_map: np.ndarray | None, *, running: bool) -> str:
-    """The grid as HTML, from what is remembered; while it is ``running``, what is missing is left open.
+def shown(desk: FeatureDesk, filled: Filled, drawing: Drawing, id_map: np.ndarray | None) -> str:
+    """The grid as HTML, from what is remembered; while passes run, what they will read has a bar.
 
     Raises:
         UserError: the lens lacks a word.
     """
     views = _views(desk, filled, drawing.lens, id_map)
-    missing = () if running else (panel for panel in filled.grid.panels if panel not in views)
-    return panel_grid(filled.grid, {**views, **dict.fromkeys(missing, _GONE)}, drawing)
+    missing = {panel: _missing(filled, panel) for panel in filled.grid.panels if panel not in views}
+    return panel_grid(filled.grid, {**views, **missing}, drawing)
 
 
 def files(
-    desk: FeatureDesk, picture: Picture, filled: Filled, drawing: Drawing, opacity: float
+    desk: FeatureDesk, picture: Picture, filled: Filled | None, drawing: Drawing, opacity: float
 ) -> list[tuple[str, bytes]]:
     """The grid as one labelled PNG, and the raw features as ``.npz``.
 
     Raises:
-        UserError: nothing is filled, or more than can be sent.
+        UserError: nothing is filled with this picture's features, or more than can be sent.
     """
-    readings = _readings(desk, filled)
-    if not readings:
+    readings = _readings(desk, filled) if filled and filled.digest == picture.digest else {}
+    if filled is None or not readings:
         raise UserError("There are no features to save: press Fill the grid first.")
     maps = list(dict.fromkeys(reading.features for reading in readings.values()))
     _check_size(maps)
@@ -108,14 +113,11 @@ def files(
     return [("features.png", drawn), ("features.npz", features_npz(maps))]
 
 
-def _work(
-    desk: FeatureDesk, picture: Picture, step: Pass, place: tuple[int, int], download: bool
-) -> Callable[[jobs.Report], str | None]:
+def _work(desk: FeatureDesk, picture: Picture, step: Pass, download: bool) -> Callable[[jobs.Report], str | None]:
     """One pass; its result is the sentence that says why its source cannot be had at all."""
     title = find_source(step.source).title
 
     def work(report: jobs.Report) -> str | None:
-        report(f"{title} at {step.size} px, pass", place[0] + 1, place[1])
         try:
             desk.source(
                 step.source,
@@ -130,6 +132,13 @@ def _work(
         return None
 
     return work
+
+
+def _missing(filled: Filled, panel: PanelRecipe) -> Content:
+    if filled.running is None:
+        return _GONE
+    step = filled.grid.passes[filled.running]
+    return Pending.RUNNING if (panel.source, panel.size) == (step.source, step.size) else Pending.WAITING
 
 
 def _refuse(filled: Filled, step: Pass, sentence: str) -> Filled:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
 import torch
+from gradio.blocks import Block
 from gradio.events import Dependency
 
 from ovdemo.default_model import DEFAULT_MODEL, chosen_model
+from ovdemo.errors import UserError
 from ovdemo.loading import resolve_device
 from ovdemo.models import ModelState
 from ovdemo.systems.registry import VARIANTS, Variant, find_variant
-from ovdemo.ui import jobs
+from ovdemo.ui import html, jobs
 from ovdemo.ui.desk import Desk, sentences
 from ovdemo.ui.events import OURS
 from ovdemo.ui.widgets import page_text
@@ -34,7 +36,7 @@ class Header:
     question: gr.Markdown
     download: gr.Button
     refuse: gr.Button
-    status: gr.Markdown
+    status: gr.HTML
 
     @classmethod
     def build(cls, desk: Desk) -> Header:
@@ -42,7 +44,7 @@ class Header:
         gr.HTML(page_text("title"))
         with gr.Row(equal_height=False):
             model = gr.Dropdown(
-                [(_choice(variant, desk), name) for name, variant in VARIANTS.items()],
+                _choices(desk),
                 value=chosen_model(DEFAULT_MODEL),
                 label="Model",
                 scale=3,
@@ -56,25 +58,34 @@ class Header:
             with gr.Row():
                 download = gr.Button("Download", variant="primary", elem_id="download")
                 refuse = gr.Button("Cancel", elem_id="refuse")
-            status = gr.Markdown()
+            status = gr.HTML()
         return cls(model, card, offer, question, download, refuse, status)
 
     def wire(self, desk: Desk) -> tuple[Dependency, ...]:
         """Connect the events that concern the header alone; returns those after which another model answers."""
-        shown = [self.card, self.offer, self.question, self.status]
-        chosen = self.model.input(sentences(partial(self.choose, desk)), self.model, shown, **OURS)
+        chosen = self.model.input(sentences(partial(self.choose, desk)), self.model, self.shown, **OURS)
+        everything = [self.model, *self.shown]
         fetching = self.download.click(
             sentences(partial(self.fetch, desk)),
             self.model,
-            [self.offer, self.card, self.status],
+            everything,
             concurrency_id="download",
             concurrency_limit=2,
             **OURS,
         )
         refused = self.refuse.click(
-            partial(self.fall_back, desk), None, [self.model, *shown], cancels=[fetching], **OURS
+            sentences(partial(self.fall_back, desk, "Nothing was downloaded")),
+            None,
+            everything,
+            cancels=[fetching],
+            **OURS,
         )
         return chosen, fetching, refused
+
+    @property
+    def shown(self) -> list[Block]:
+        """What :meth:`choose` changes."""
+        return [self.card, self.offer, self.question, self.status]
 
     def choose(self, desk: Desk, name: str) -> Update:
         """Show what a model is; where its weights can be downloaded, ask whether to."""
@@ -90,18 +101,21 @@ class Header:
         """Download and load a model, step by step; closing the iterator stops the download."""
 
         def load(report: jobs.Report) -> None:
-            desk.models.get(name, lambda done, total: report("downloading", done, total))
+            desk.models.get(name, lambda done, total: report("Downloading", done, total))
 
-        for news in jobs.run(load):
-            if isinstance(news, jobs.Done):
-                yield {self.offer: gr.update(visible=False), self.card: model_card(name, desk), self.status: ""}
-            else:
-                yield {self.status: gr.skip() if news is None else _downloaded(news)}
+        try:
+            for news in jobs.run(load):
+                if isinstance(news, jobs.Done):
+                    yield {self.model: gr.update(choices=_choices(desk)), **self.choose(desk, name)}
+                else:
+                    yield {self.status: gr.skip() if news is None else _downloaded(news)}
+        except UserError as error:
+            yield self.fall_back(desk, str(error).rstrip("."))
 
-    def fall_back(self, desk: Desk) -> Update:
-        """Back to the default model."""
+    def fall_back(self, desk: Desk, reason: str) -> Update:
+        """Back to the default model, with a sentence."""
         name = chosen_model(DEFAULT_MODEL)
-        gr.Info(f"Nothing was downloaded; {find_variant(name).title} answers again.")
+        gr.Info(escape(f"{reason}; {find_variant(name).title} answers again.", quote=False))
         return {self.model: name, **self.choose(desk, name)}
 
 
@@ -117,7 +131,8 @@ def model_card(name: str, desk: Desk) -> str:
     facts = [
         f"<b>{escape(variant.title)}</b>",
         f'<span class="ov-badge {"ov-good" if state.ready else "ov-wait"}">{escape(state.kind)}</span>',
-        f"ADE20K as published: {', '.join(f'{number}' for number in numbers)}" if numbers else "no published numbers",
+        escape(variant.about),
+        f"ADE20K as published: {', '.join(numbers)}" if numbers else "no published numbers",
         f"{variant.trained_megabytes + variant.clip_megabytes:,.0f} MB",
         escape(variant.licence),
         f"runs on <b>{escape(_device(desk))}</b>",
@@ -135,9 +150,13 @@ def _remedy(variant: Variant, state: ModelState) -> str:
     return f"Not here yet: <code>{escape(state.remedy)}</code>.{link}"
 
 
-def _choice(variant: Variant, desk: Desk) -> str:
-    state = desk.models.state(variant.name)
-    return variant.title if state.ready else f"{variant.title} ({state.kind})"
+def _choices(desk: Desk) -> list[tuple[str, str]]:
+    """(Words, name) of every model, with what is in the way of its use."""
+    states = {name: desk.models.state(name) for name in VARIANTS}
+    return [
+        (variant.title if states[name].ready else f"{variant.title} ({states[name].kind})", name)
+        for name, variant in VARIANTS.items()
+    ]
 
 
 def _device(desk: Desk) -> str:
@@ -153,6 +172,8 @@ def _question(variant: Variant) -> str:
 
 
 def _downloaded(news: jobs.Progress) -> str:
-    if not news.total:
-        return f"{news.done / 1e6:.0f} MB"
-    return f"{news.done / 1e6:,.0f} of {news.total / 1e6:,.0f} MB ({100 * news.done / news.total:.0f}%)"
+    return html.progress(replace(news, text="Downloading, MB:", done=news.done // 10**6, total=_megabytes(news.total)))
+
+
+def _megabytes(number: int | None) -> int | None:
+    return None if number is None else number // 10**6

@@ -2,59 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
-from ovdemo.display import Shown, picture_address, renamed, show
-from ovdemo.hierarchy import (
-    TREE_PRESETS,
-    CategoryTree,
-    ShownNode,
-    Stopping,
-    TreeMode,
-    TreePath,
-    TreeScores,
-    TreeSource,
-    depth_view,
-    draw_path,
-    path_record,
-    senses_of,
-    trace,
-    tree_of,
-    tree_preset,
-    usual_sense,
-)
+from ovdemo.display import picture_address
+from ovdemo.errors import UserError
+from ovdemo.hierarchy import TREE_PRESETS, ambiguous, path_record, trace, tree_preset
 from ovdemo.inspection import Case
 from ovdemo.ui import html, jobs
 from ovdemo.ui.answers import Point, chosen_id
 from ovdemo.ui.controls import known
-from ovdemo.ui.desk import Desk, Shot, quietly, sentences
-from ovdemo.ui.events import BACKGROUND, OURS
-from ovdemo.ui.events import LIVE as EVENT
-from ovdemo.ui.widgets import event_data, page_text, segment_viewer
-from ovdemo.vocabulary import Vocabulary
-from ovdemo.vocabulary.wordnet import load_wordnet
+from ovdemo.ui.desk import Desk, quietly, sentences
+from ovdemo.ui.events import BACKGROUND, FILES, LIVE, OURS, POINT
+from ovdemo.ui.files import saved
+from ovdemo.ui.tree_answers import (
+    SOURCES,
+    Climbed,
+    Nouns,
+    TreeSettings,
+    answer_key,
+    by_area,
+    details_of,
+    drawing_html,
+    level_rows,
+    moved_slider,
+    row_of,
+    sense_choices,
+    settings_of,
+    shown_value,
+    tree_files,
+    tree_note,
+)
+from ovdemo.ui.visits import Shot
+from ovdemo.ui.widgets import event_point, page_text, segment_viewer
+from ovdemo.vocabulary import Vocabulary, load_preset
 from ovdemo.workbench import Analysis
+
+Update = dict[Component, Any]
 
 LEVEL_HEADERS = ("segment", "path", "sure of", "p")
 
-_SOURCES = {
-    "my words": "words",
-    "a tree as text": "text",
-    "ImageNet-21K": "imagenet-21k",
-    "all nouns under": "nouns under",
-}
 _FIRST_PRESET = "nature"
+_FIRST_DEPTH = 8
+_NOUNS = "imagenet-21k"
+_STOPPED = "Stopped; what was encoded is kept."
+_WORDS_OFFERED = 200  # that are looked at for several senses; presets have thousands
+_TURNS = 4000  # parts of pages whose last question is remembered
+_SETTINGS = 9  # values of :attr:`HierarchyTab.settings`
 
 
 @dataclass(frozen=True)
 class HierarchyTab:
-    """The components of the tab."""
+    """The components of the tab.
+
+    Three states hold what the page was sent: ``deepest`` is the greatest depth of the slider, ``pictured`` the digest
+    of the viewer's photograph, empty where it has none and None before the tab was first opened, ``best`` the
+    :class:`Nouns` of the table.
+    """
 
     tab: gr.Tab
     source: gr.Radio
@@ -74,10 +85,16 @@ class HierarchyTab:
     drawing: gr.HTML
     levels: gr.Dataframe
     record: gr.JSON
+    make_files: gr.Button
+    files: gr.Files
     encode: gr.Button
     stop: gr.Button
     top: gr.Button
+    stop_top: gr.Button
     nouns: gr.HTML
+    deepest: gr.State
+    pictured: gr.State
+    best: gr.State
 
     @classmethod
     def build(cls, tab: gr.Tab) -> HierarchyTab:
@@ -85,7 +102,7 @@ class HierarchyTab:
         gr.HTML(page_text("hierarchy"))
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                source = gr.Radio(list(_SOURCES), value="my words", label="Tree", elem_id="tree-source")
+                source = gr.Radio(list(SOURCES), value="my words", label="Tree", elem_id="tree-source")
                 with gr.Group():
                     word = gr.Dropdown([], label="Which sense of", visible=True, elem_id="tree-word")
                     sense = gr.Dropdown([], label="means", visible=True, elem_id="tree-sense")
@@ -104,9 +121,10 @@ class HierarchyTab:
                     value="roll-up",
                     label="How",
                     info="roll-up sums leaves up the tree; greedy descends as OPSNet does",
+                    elem_id="tree-mode",
                 )
                 inner = gr.Checkbox(label="Greedy: inner nodes are the mean of their children", value=True)
-                depth = gr.Slider(0, 8, 8, step=1, label="Depth", elem_id="tree-depth")
+                depth = gr.Slider(0, _FIRST_DEPTH, _FIRST_DEPTH, step=1, label="Depth", elem_id="tree-depth")
                 threshold = gr.Slider(0, 1, 0.0, step=0.01, label="Stop when less sure than", elem_id="tree-threshold")
                 margin = gr.Slider(0, 1, 0.0, step=0.01, label="Stop when the lead is smaller than")
                 note = gr.HTML(elem_id="tree-note")
@@ -120,10 +138,14 @@ class HierarchyTab:
                     headers=list(LEVEL_HEADERS), interactive=False, label="Levels", wrap=True, elem_id="tree-levels"
                 )
                 with gr.Accordion("Top five of 21,841 nouns for every segment", open=False):
-                    top = gr.Button("Ask all of ImageNet-21K", elem_id="tree-top")
+                    with gr.Row():
+                        top = gr.Button("Ask all of ImageNet-21K", elem_id="tree-top", scale=3)
+                        stop_top = gr.Button("Stop", min_width=60)
                     nouns = gr.HTML(elem_id="tree-nouns")
                 with gr.Accordion("The path as JSON", open=False):
                     record = gr.JSON(elem_id="tree-json")
+                    make_files = gr.Button("Make files: this path, and the paths of all segments", elem_id="tree-make")
+                    files = gr.Files(label="Files", visible=False, interactive=False, elem_id="tree-files")
         return cls(
             tab=tab,
             source=source,
@@ -143,10 +165,16 @@ class HierarchyTab:
             drawing=drawing,
             levels=levels,
             record=record,
+            make_files=make_files,
+            files=files,
             encode=encode,
             stop=stop,
             top=top,
+            stop_top=stop_top,
             nouns=nouns,
+            deepest=gr.State(_FIRST_DEPTH),
+            pictured=gr.State(None),
+            best=gr.State(None),
         )
 
     @property
@@ -158,80 +186,285 @@ class HierarchyTab:
         ]
 
     def wire(self, desk: Desk, shot: gr.State, point: gr.State, live: list[Component]) -> None:
-        """Connect the events. The tab follows the first one's answer whenever it is opened."""
-        asked = [shot, point, *self.settings, *live]
-        count = len(self.settings)
-        shown = [self.viewer, self.drawing, self.levels, self.record, self.depth, self.note]
+        """Connect the events. The tab follows the first one's answer from when it was first opened."""
+        handlers = Handlers(self, desk, point)
+        asked = [shot, point, self.deepest, self.pictured, self.best, *self.settings, *live]
+        viewed = [self.viewer, self.pictured]
+        shown = [*viewed, self.drawing, self.levels, self.record, self.note, self.depth, self.deepest]
+        named = [*viewed, self.best, self.nouns, self.top, self.stop_top]
+        about_words = [shot, self.word, self.choices, *live]
 
-        def climb(shot: Shot | None, point: Point | None, *values: Any) -> dict[Component, Any]:
-            analysis, case = known(desk, shot, values[count:])
-            settings = settings_of(values[:count])
-            words = analysis.tree_words(case, settings.source, settings.mode)
-            desk.check_quick(analysis, words, "press the button that encodes them")
-            found = climbed(analysis, case, settings, point)
-            depth = gr.update(maximum=found["depth"], value=min(settings.depth, found["depth"]))
-            # The photograph is sent along: this viewer is not there until the tab is first opened.
-            viewer = gr.update(**found["viewer"], picture=picture_address(analysis.picture.pixels))
-            return {
-                self.viewer: viewer,
-                self.drawing: found["drawing"],
-                self.levels: found["levels"],
-                self.record: found["record"],
-                self.depth: depth,
-                self.note: found["note"],
-            }
+        opened = self.tab.select(sentences(handlers.open), asked, shown, **LIVE)
+        followed = shot.change(sentences(handlers.follow), asked, [*shown, self.best, self.nouns], **LIVE)
+        for answered in (opened, followed):
+            answered.then(quietly(handlers.name), asked, named, **LIVE)
+            answered.then(quietly(handlers.offer), [self.pictured, *about_words], [self.word, self.sense], **LIVE)
 
-        def touch(event: gr.EventData, shot: Shot | None, *values: Any) -> dict[Component, Any]:
-            data = event_data(event)
-            place = int(data["x"]), int(data["y"])
-            return {point: place, **climb(shot, place, *values)}
+        inputs = [self.word, self.sense, self.preset, self.text, self.noun]
+        choosing = self.source.input(_visible, self.source, inputs, **LIVE)
+        starting = self.preset.input(tree_preset, self.preset, self.text, **LIVE)
+        self.word.input(sentences(handlers.explain), about_words, self.sense, **LIVE)
+        meaning = self.sense.input(_choose, [self.choices, self.word, self.sense], self.choices, **LIVE)
+        for event in (choosing, starting, meaning):
+            event.then(sentences(handlers.climb), asked, shown, **LIVE)
+        finished = [self.text.submit, self.text.blur, self.noun.submit, self.noun.blur]
+        gr.on([*finished, self.mode.input, self.inner.input], sentences(handlers.climb), asked, shown, **LIVE)
+        gr.on([self.threshold.input, self.margin.input], quietly(handlers.climb), asked, shown, **LIVE)
+        self.depth.input(quietly(handlers.recolor), asked, viewed, **LIVE)
+        self.viewer.point(sentences(handlers.touch), asked, [point, *shown], **POINT)
 
-        def offer(shot: Shot | None, *values: Any) -> Any:
-            _, case = known(desk, shot, values)
-            labels = ambiguous(case.vocabulary)
-            return gr.update(choices=labels, value=labels[0] if labels else None)
+        encoding = self.encode.click(sentences(handlers.encode), asked, self.note, **BACKGROUND)
+        encoding.then(sentences(handlers.climb), asked, shown, **LIVE)
+        self.stop.click(lambda: html.lead(_STOPPED), None, self.note, cancels=encoding, **OURS)
+        asking = self.top.click(sentences(handlers.encode_nouns), asked, self.nouns, **BACKGROUND)
+        asking.then(sentences(handlers.name), asked, named, **LIVE)
+        self.stop_top.click(lambda: html.lead(_STOPPED), None, self.nouns, cancels=asking, **OURS)
 
-        def explain(shot: Shot | None, label: str | None, choices: dict[str, str], *values: Any) -> Any:
-            _, case = known(desk, shot, values)
-            senses, usual = sense_choices(case.vocabulary, label or "")
-            return gr.update(choices=senses, value=choices.get(label or "", usual))
+        self.make_files.click(sentences(handlers.make_files), asked, self.files, **FILES)
+        # Files of an earlier path must not pass for this one's.
+        gone = [self.record.change, self.levels.change]
+        gr.on(gone, lambda: gr.update(value=None, visible=False), None, self.files, **OURS)
 
-        opened = self.tab.select(sentences(climb), asked, shown, **EVENT)
-        opened.then(quietly(offer), [shot, *live], self.word, **EVENT).then(
-            quietly(explain), [shot, self.word, self.choices, *live], self.sense, **EVENT
+
+@dataclass(frozen=True)
+class Question:
+    """What an event asks.
+
+    Attributes:
+        number: the later the question, the greater.
+        shot, point, settings, live: values of the page's components.
+        deepest, pictured, best: what the page was sent before, see :class:`HierarchyTab`.
+    """
+
+    number: int
+    shot: Shot | None
+    point: Point | None
+    deepest: int
+    pictured: str | None
+    best: Nouns | None
+    settings: TreeSettings
+    live: tuple[Any, ...]
+
+
+class Turns:
+    """Numbers the questions of all pages, so that an earlier one's answer does not replace a later one's.
+
+    Events of a page run side by side and may be answered in any order. Some fill a part of the tab only.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._filled: OrderedDict[tuple[str | None, str], int] = OrderedDict()
+
+    def ask(self) -> int:
+        """A number for a new question."""
+        return next(self._numbers)
+
+    def may_fill(self, session: str | None, part: str, number: int) -> bool:
+        """Whether no later question has filled that part of the page; if so, this one counts as having done it."""
+        with self._lock:
+            if number < self._filled.get((session, part), 0):
+                return False
+            self._filled[session, part] = number
+            self._filled.move_to_end((session, part))
+            while len(self._filled) > _TURNS:
+                self._filled.popitem(last=False)
+            return True
+
+
+class Handlers:
+    """What the events of the tab do, apart from a browser.
+
+    Most take the same inputs: those of :class:`Question`, as :meth:`HierarchyTab.wire` lists them. Answers for a
+    picture that the page no longer shows are dropped.
+    """
+
+    def __init__(self, tab: HierarchyTab, desk: Desk, point: gr.State) -> None:
+        self._tab, self._desk, self._point, self._turns = tab, desk, point, Turns()
+
+    def open(self, request: gr.Request, *inputs: Any) -> Update | Any:
+        """Everything, when the tab is opened; what prevents it is said in the drawing's place."""
+        return self._open(request, self._ask(inputs))
+
+    def follow(self, request: gr.Request, *inputs: Any) -> Update | Any:
+        """The same for a new picture, if the tab was ever opened; nouns of the earlier picture go."""
+        tab, question = self._tab, self._ask(inputs)
+        if question.pictured is None:
+            return gr.skip()
+        return self._open(request, replace(question, best=None), nouns={tab.best: None, tab.nouns: ""})
+
+    def climb(self, request: gr.Request, *inputs: Any) -> Update | Any:
+        """Everything that follows from the tree's settings."""
+        return self._climb(request, self._ask(inputs))
+
+    def touch(self, request: gr.Request, event: gr.EventData, *inputs: Any) -> Update | Any:
+        """The path of the segment that was clicked."""
+        question = replace(self._ask(inputs), point=event_point(event))
+        return self._climb(request, question, point={self._point: question.point})
+
+    def recolor(self, request: gr.Request, *inputs: Any) -> Update | Any:
+        """The viewer at another depth; nothing else depends on it, and its slider is the visitor's alone."""
+        question = self._ask(inputs)
+        analysis, case = known(self._desk, question.shot, question.live)
+        found = self._climbed(analysis, case, question)
+        viewed = self._viewed(analysis, case, found, question, question.settings.depth)
+        return self._fill(request, question, picture=viewed)
+
+    def name(self, request: gr.Request, *inputs: Any) -> Update | Any:
+        """ImageNet-21K's best nouns for every segment, where nothing has to be encoded for it."""
+        tab, question = self._tab, self._ask(inputs)
+        if question.pictured is None:
+            return gr.skip()
+        analysis, case = known(self._desk, question.shot, question.live)
+        about = answer_key(question.shot, case)
+        if question.best is not None and question.best.about == about:
+            return gr.skip()
+        if analysis.workbench.names_to_encode(load_preset(_NOUNS)):
+            table: Update = {tab.best: None, tab.nouns: ""} if question.best is not None else {}
+            return self._fill(request, question, nouns={**table, **self._buttons(shown=True)})
+        found, segments = analysis.top_nouns(case), case.segmentation.segments
+        question = replace(question, best=Nouns(about, details_of(segments, found)))
+        climbed = self._climbed(analysis, case, question)
+        return self._fill(
+            request,
+            question,
+            picture=self._viewed(analysis, case, climbed, question, question.settings.depth),
+            nouns={tab.best: question.best, tab.nouns: html.nouns(segments, found), **self._buttons(shown=False)},
         )
-        self.source.input(_visible, self.source, [self.word, self.sense, self.preset, self.text, self.noun], **EVENT)
-        self.preset.input(tree_preset, self.preset, self.text, **EVENT).then(sentences(climb), asked, shown, **EVENT)
-        self.word.input(sentences(explain), [shot, self.word, self.choices, *live], self.sense, **EVENT)
-        self.sense.input(_choose, [self.choices, self.word, self.sense], self.choices, **EVENT).then(
-            sentences(climb), asked, shown, **EVENT
-        )
-        settled = [self.source.input, self.text.blur, self.noun.submit, self.mode.input, self.inner.input]
-        gr.on(settled, sentences(climb), asked, shown, **EVENT)
-        gr.on([self.depth.input, self.threshold.input, self.margin.input], quietly(climb), asked, shown, **EVENT)
-        self.viewer.point(sentences(touch), [shot, *self.settings, *live], [point, *shown], **EVENT)
 
-        def encode(shot: Shot | None, point: Point | None, *values: Any) -> Iterator[str]:
-            analysis, case = known(desk, shot, values[count:])
-            settings = settings_of(values[:count])
-            words = analysis.tree_words(case, settings.source, settings.mode)
-            work = jobs.counted(lambda progress: analysis.workbench.embed(words, progress), "Encoding the tree's words")
-            yield from html.steps(work, lambda _: tree_note(tree_of(settings.source, case.vocabulary)))
+    def encode(self, request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        """The words of the tree, with progress."""
+        question = self._ask(inputs)
+        analysis, case = known(self._desk, question.shot, question.live)
+        settings = question.settings
+        words = analysis.tree_words(case, settings.source, settings.mode, mean_inner=settings.mean_inner)
+        yield from self._encode(request, question, analysis, words, "Encoding the tree's words")
 
-        encoding = self.encode.click(sentences(encode), asked, self.note, **BACKGROUND)
-        encoding.then(sentences(climb), asked, shown, **EVENT)
+    def encode_nouns(self, request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        """The nouns of ImageNet-21K, with progress."""
+        question = self._ask(inputs)
+        analysis = self._desk.reopen(question.shot)
+        yield from self._encode(request, question, analysis, load_preset(_NOUNS), "Encoding 21,841 nouns")
 
-        def ask_all(shot: Shot | None, *values: Any) -> Iterator[str]:
-            analysis, case = known(desk, shot, values)
-            work = jobs.counted(lambda progress: analysis.top_nouns(case, progress), "Encoding 21,841 nouns")
-            yield from html.steps(work, lambda found: html.nouns(case.segmentation.segments, found))
+    def offer(
+        self,
+        request: gr.Request,
+        pictured: str | None,
+        shot: Shot | None,
+        word: str | None,
+        choices: dict[str, str],
+        *live: Any,
+    ) -> Update | Any:
+        """The words that have several senses, and the senses of one of them."""
+        if pictured is None:
+            return gr.skip()
+        _, case = known(self._desk, shot, live)
+        classes = by_area(case)
+        labels = ambiguous(classes[:_WORDS_OFFERED])
+        word = word if word in labels else next(iter(labels), None)
+        info = None
+        if len(classes) > _WORDS_OFFERED:
+            info = f"of {len(classes):,} words only {_WORDS_OFFERED} are listed here, the picture's own first"
+        if not self._desk.visits.shows(request.session_hash, shot):
+            return gr.skip()
+        return {
+            self._tab.word: gr.update(choices=list(labels), value=word, info=info),
+            self._tab.sense: _senses(case.vocabulary, word, choices),
+        }
 
-        asking = self.top.click(sentences(ask_all), [shot, *live], self.nouns, **BACKGROUND)
-        self.stop.click(None, cancels=[encoding, asking], **OURS)
+    def explain(
+        self,
+        request: gr.Request,
+        shot: Shot | None,
+        word: str | None,
+        choices: dict[str, str],
+        *live: Any,
+    ) -> Any:
+        """The senses of a word."""
+        _, case = known(self._desk, shot, live)
+        shown = self._desk.visits.shows(request.session_hash, shot)
+        return _senses(case.vocabulary, word, choices) if shown else gr.skip()
+
+    def make_files(self, request: gr.Request, *inputs: Any) -> Any:
+        """The path that is shown, and the paths of all segments, to keep."""
+        question = self._ask(inputs)
+        analysis, case = known(self._desk, question.shot, question.live)
+        found = self._climbed(analysis, case, question)
+        files = saved(tree_files(analysis.picture.name, case, found, question.settings.stopping))
+        shown = self._desk.visits.shows(request.session_hash, question.shot)
+        return gr.update(value=files, visible=True) if shown else gr.skip()
+
+    def _ask(self, inputs: Sequence[Any]) -> Question:
+        shot, point, deepest, pictured, best, *values = inputs
+        settings, live = settings_of(values[:_SETTINGS]), tuple(values[_SETTINGS:])
+        return Question(self._turns.ask(), shot, point, deepest, pictured, best, settings, live)
+
+    def _open(self, request: gr.Request, question: Question, **more: Update) -> Update | Any:
+        try:
+            return self._climb(request, question, **more)
+        except UserError as error:
+            path = {self._tab.drawing: html.lead(str(error)), self._tab.pictured: question.pictured or ""}
+            return self._fill(request, question, path=path, **more)
+
+    def _climbed(self, analysis: Analysis, case: Case, question: Question) -> Climbed:
+        settings = question.settings
+        words = analysis.tree_words(case, settings.source, settings.mode, mean_inner=settings.mean_inner)
+        self._desk.check_quick(analysis, words, "press the button that encodes them")
+        scores = analysis.tree_scores(case, settings.source, settings.mode, mean_inner=settings.mean_inner)
+        return Climbed(scores, trace(scores), row_of(case, question.point))
+
+    def _climb(self, request: gr.Request, question: Question, **more: Update) -> Update | Any:
+        tab, stopping = self._tab, question.settings.stopping
+        analysis, case = known(self._desk, question.shot, question.live)
+        found = self._climbed(analysis, case, question)
+        depth, moved = moved_slider(question.settings.depth, question.deepest, found.deepest)
+        path: Update = {
+            tab.drawing: drawing_html(found, stopping),
+            tab.levels: level_rows(case, found.paths, stopping),
+            tab.record: None if found.row is None else path_record(found.paths[found.row], stopping),
+            tab.note: tree_note(found.scores.tree),
+            tab.deepest: found.deepest,
+        }
+        if moved:
+            path[tab.depth] = gr.update(**moved)
+        picture = self._viewed(analysis, case, found, question, depth)
+        return self._fill(request, question, picture=picture, path=path, **more)
+
+    def _viewed(self, analysis: Analysis, case: Case, found: Climbed, question: Question, depth: int) -> Update:
+        """The viewer at a depth; the photograph is sent along where it has another one or none."""
+        assert question.shot is not None
+        value = shown_value(case, found, depth, question.settings.stopping)
+        value["chosen"] = chosen_id(case, question.point)
+        if question.best is not None and question.best.about == answer_key(question.shot, case):
+            value["details"] = question.best.details
+        photograph: dict[str, Any] = {}
+        if question.pictured != question.shot.digest:
+            photograph["picture"] = picture_address(analysis.picture.pixels)
+        return {self._tab.viewer: gr.update(value=value, **photograph), self._tab.pictured: question.shot.digest}
+
+    def _fill(self, request: gr.Request, question: Question, **parts: Update) -> Update | Any:
+        """The parts of an answer that the page still wants."""
+        session = request.session_hash
+        if not self._desk.visits.shows(session, question.shot):
+            return gr.skip()
+        wanted = [update for part, update in parts.items() if self._turns.may_fill(session, part, question.number)]
+        return {component: value for update in wanted for component, value in update.items()} or gr.skip()
+
+    def _encode(
+        self, request: gr.Request, question: Question, analysis: Analysis, words: Vocabulary, text: str
+    ) -> Iterator[Any]:
+        work = jobs.counted(lambda progress: analysis.workbench.embed(words, progress), text)
+        for line in html.steps(work, lambda _: html.lead("All words are encoded.")):
+            yield line if self._desk.visits.shows(request.session_hash, question.shot) else gr.skip()
+
+    def _buttons(self, *, shown: bool) -> Update:
+        """Kept on the page while hidden: components that come and go make Gradio lose what they are sent meanwhile."""
+        return {button: gr.update(visible=shown or "hidden") for button in (self._tab.top, self._tab.stop_top)}
 
 
 def _visible(source: str) -> tuple[Any, ...]:
-    kind = _SOURCES[source]
+    kind = SOURCES[source]
     kinds = ("words", "words", "text", "text", "nouns under")
     return tuple(gr.update(visible=kind == one) for one in kinds)
 
@@ -240,96 +473,6 @@ def _choose(choices: dict[str, str], word: str | None, sense: str | None) -> dic
     return {**choices, word: sense} if word and sense else choices
 
 
-@dataclass(frozen=True)
-class TreeSettings:
-    """The values of :attr:`HierarchyTab.settings`."""
-
-    source: TreeSource
-    mode: TreeMode
-    mean_inner: bool
-    depth: int
-    stopping: Stopping
-
-
-def settings_of(values: Sequence[Any]) -> TreeSettings:
-    """From the values of the components."""
-    source, text, noun, choices, mode, inner, depth, threshold, margin = values
-    kind: Any = _SOURCES.get(source, "words")
-    content = {"text": text, "nouns under": noun}.get(kind) or ""
-    chosen = tuple(sorted((choices or {}).items())) if kind == "words" else ()
-    return TreeSettings(
-        TreeSource(kind, content, chosen), mode, bool(inner), int(depth), Stopping(float(threshold), float(margin))
-    )
-
-
-def climbed(analysis: Analysis, case: Case, settings: TreeSettings, point: Point | None) -> dict[str, Any]:
-    """What the tab shows, by the names of its components."""
-    scores = analysis.tree_scores(case, settings.source, settings.mode, mean_inner=settings.mean_inner)
-    paths = trace(scores)
-    nodes = depth_view(paths, settings.depth, settings.stopping)
-    deepest = max((len(path.steps) - 1 for path in paths), default=1)
-    row = _row(case, point)
-    return {
-        "viewer": {"value": _shown(case, nodes, point).to_json() | {"chosen": chosen_id(case, point)}},
-        "drawing": _drawing(scores, paths, row, settings.stopping),
-        "levels": level_rows(case, paths, settings.stopping),
-        "record": None if row is None else path_record(paths[row], settings.stopping),
-        "depth": max(deepest, 1),
-        "note": tree_note(scores.tree),
-    }
-
-
-def level_rows(case: Case, paths: Sequence[TreePath], stopping: Stopping) -> list[list[Any]]:
-    """A row for each segment: what it is called at every level, and how far that is sure."""
-    rows = []
-    for segment, path in zip(case.segmentation.segments, paths, strict=True):
-        names = [path.tree.nodes[step.node].label for step in path.steps]
-        sure = path.sure(stopping)
-        line = " > ".join(f"{name} {step.probability:.2f}" for name, step in zip(names, path.steps, strict=True))
-        rows.append([f"{segment.id} {segment.label}", line, names[sure], round(path.steps[sure].probability, 3)])
-    return rows
-
-
-def ambiguous(vocabulary: Vocabulary) -> list[str]:
-    """Labels of the classes that have several senses."""
-    wordnet = load_wordnet()
-    return [entry.label for entry in vocabulary.classes if len(senses_of(wordnet, entry)) > 1]
-
-
-def sense_choices(vocabulary: Vocabulary, label: str) -> tuple[list[tuple[str, str]], str | None]:
-    """(Words and gloss, name) of each sense of a class, the most frequent first; and the usual one."""
-    wordnet = load_wordnet()
-    entry = next((entry for entry in vocabulary.classes if entry.label == label), None)
-    if entry is None:
-        return [], None
-    senses = senses_of(wordnet, entry)
-    usual = usual_sense(senses)
-    return [(f"{', '.join(s.words[:3])}: {s.gloss[:80]}", s.name) for s in senses], usual.name if usual else None
-
-
-def tree_note(tree: CategoryTree) -> str:
-    """How large the tree is, and what could not be placed in it."""
-    notes = "; ".join(tree.notes[:5])
-    size = f"{len(tree):,} nodes, {len(tree.vocabulary):,} classes, {tree.depth} levels."
-    return f'<p class="ov-small">{size} {escape(notes)}</p>'
-
-
-def _shown(case: Case, nodes: Sequence[ShownNode], point: Point | None) -> Shown:
-    segments = case.segmentation.segments
-    names = {s.id: (node.label, node.probability, node.color) for s, node in zip(segments, nodes, strict=True)}
-    return renamed(show(case.segmentation), names)
-
-
-def _row(case: Case, point: Point | None) -> int | None:
-    """Place of the clicked segment, or of the largest one."""
-    segments = case.segmentation.segments
-    number = chosen_id(case, point)
-    if not number:
-        return max(range(len(segments)), key=lambda i: segments[i].area, default=None)
-    return next(i for i, segment in enumerate(segments) if segment.id == number)
-
-
-def _drawing(scores: TreeScores, paths: Sequence[TreePath], row: int | None, stopping: Stopping) -> str:
-    if row is None:
-        return '<p class="ov-lead">There is no segment to place in the tree; find one in the Segment tab first.</p>'
-    return f'<div class="ov-tree">{draw_path(scores, row, paths[row], stopping)}</div>'
+def _senses(vocabulary: Vocabulary, word: str | None, choices: dict[str, str]) -> Any:
+    listed, usual = sense_choices(vocabulary, word or "")
+    return gr.update(choices=listed, value=choices.get(word or "", usual))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
+import numpy as np
+
+from ovdemo.display import hex_color
 from ovdemo.inspection import ClassReading, Contender, Formula, Inspection
 from ovdemo.published_grids import PUBLISHED_GRIDS, PublishedPoint
+from ovdemo.rendering import Color, text_color
 from ovdemo.segmentation import ClassProbability, Segment
 from ovdemo.sensitivity import UNLABELLED, WEIGHTS, Sensitivity
 from ovdemo.stopwatch import Step
@@ -18,7 +23,8 @@ from ovdemo.vocabulary.linting import Hint
 R = TypeVar("R")
 
 _NEAR_ONE = 0.005  # what a division by it would not change
-_RAMP = ("#f4f1e8", "#12486b")  # light to dark; the text on a cell is ink or paper
+_RAMP = ("#f4f1e8", "#12486b")  # light is little, dark is much
+_NOBODY = "#9aa0a6"  # where no label wins
 
 
 def timing_strip(steps: Sequence[Step]) -> str:
@@ -91,9 +97,12 @@ def lead(text: str) -> str:
 
 
 def progress(news: jobs.Progress) -> str:
-    """What long work is doing."""
-    much = f" {news.done:,} of {news.total:,}" if news.total else ""
-    return lead(f"{news.text}{much} …")
+    """What long work is doing, with a bar: of how much is done, or that moves where nobody knows how much there is."""
+    text, bar = f"{news.text} …", ""
+    if news.total:
+        text = f"{news.text} {news.done:,} of {news.total:,}"
+        bar = f' value="{min(news.done / news.total, 1):.3f}"'
+    return f'<p class="ov-lead" role="status">{escape(text)} <progress aria-label="Progress"{bar}></progress></p>'
 
 
 def steps(work: Callable[[jobs.Report], R], draw: Callable[[R], str]) -> Iterator[str]:
@@ -118,19 +127,24 @@ def suggestions(found: Iterable[Suggestion]) -> str:
 
 
 def nouns(segments: Sequence[Segment], found: Sequence[Sequence[ClassProbability]]) -> str:
-    """The best nouns of every segment as bars (OPSNet, Figure 3)."""
-    rows = ""
+    """The best nouns of every segment as a table, a row a segment, with a bar for each noun (OPSNet, Figure 3)."""
+    if not segments:
+        return lead("There is no segment to name; find one in the Segment tab first.")
+    places = max(map(len, found))
+    head = "".join(f'<th scope="col">{place}</th>' for place in range(1, places + 1))
+    body = ""
     for segment, best in zip(segments, found, strict=True):
-        bars = "".join(
-            f'<div class="ov-noun" title="{noun.probability:.3f}"><i class="ov-fused" '
-            f'style="width:{100 * noun.probability:.1f}%"></i><bdi>{escape(noun.label)}</bdi> '
-            f"<span>{noun.probability:.2f}</span></div>"
+        cells = "".join(
+            f'<td class="ov-noun"><bdi>{escape(noun.label)}</bdi> <b>{noun.probability:.3f}</b>'
+            f'<i class="ov-fused" style="width:{100 * noun.probability:.1f}%"></i></td>'
             for noun in best
         )
-        rows += (
-            f'<div class="ov-who"><bdi>{escape(segment.label)}</bdi><small>#{segment.id}</small></div><div>{bars}</div>'
-        )
-    return f'<div class="ov-bars">{rows}</div>'
+        body += f'<tr><th scope="row"><bdi>{escape(segment.label)}</bdi> <small>#{segment.id}</small></th>{cells}</tr>'
+    return (
+        '<div class="ov-nouns" tabindex="0" role="region" aria-label="Best nouns of every segment">'
+        "<table><caption>The likeliest of ImageNet-21K's nouns for every segment, and their probabilities</caption>"
+        f'<thead><tr><th scope="col">segment</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def published(alpha: float, beta: float) -> str:
@@ -139,7 +153,7 @@ def published(alpha: float, beta: float) -> str:
     for table in PUBLISHED_GRIDS:
         known = {(point.alpha, point.beta): point for point in table.points}
         alphas, betas = sorted({a for a, _ in known}), sorted({b for _, b in known})
-        cells = [[_cell(known.get((a, b))) for b in betas] for a in alphas]
+        cells = [[_cell(known.get((a, b)), table.points) for b in betas] for a in alphas]
         caption = (
             f"{escape(table.system)}: {escape(table.measured)}, geometric "
             f'(<a href="{table.link}" target="_blank" rel="noopener">{escape(table.source.rsplit(", ", 1)[1])}</a>)'
@@ -148,52 +162,69 @@ def published(alpha: float, beta: float) -> str:
     return "".join(tables)
 
 
-def measured(found: Sensitivity, labels: Sequence[str], about: str, here: tuple[float, float]) -> str:
+def measured(
+    found: Sensitivity, labels: Sequence[str], colors: Sequence[str], about: str, here: tuple[float, float]
+) -> str:
     """What every alpha and beta does to this picture: how much changes, and who wins.
 
     Args:
         found: the 11 x 11 grids.
         labels: of the classes.
+        colors: of the classes, ``#rrggbb``.
         about: what the winner is of, such as a segment's label.
         here: the current alpha and beta.
     """
-    names = [[labels[k] if k != UNLABELLED else "no label" for k in row] for row in found.winner.tolist()]
     changed = [
-        [(100 * x, f"{100 * x:.0f}", f"{100 * x:.1f}% of the pixels change label") for x in row]
+        [
+            _Cell(_mix(_between(x, found.changed)), f"{100 * x:.0f}", f"{100 * x:.1f}% of the pixels change label")
+            for x in row
+        ]
         for row in found.changed.tolist()
     ]
-    order = {name: i for i, name in enumerate(sorted({name for row in names for name in row}))}
-    won = [
-        [
-            (float(order[name]), name[:9], f"{name} has {100 * share:.0f}%")
-            for name, share in zip(row, shares, strict=True)
-        ]
-        for row, shares in zip(names, found.winner_share.tolist(), strict=True)
-    ]
+    won = []
+    for classes, shares in zip(found.winner.tolist(), found.winner_share.tolist(), strict=True):
+        named = [("no label", _NOBODY) if k == UNLABELLED else (labels[k], colors[k]) for k in classes]
+        won.append(
+            [
+                _Cell(color, name[:9], f"{name} has {100 * share:.0f}%")
+                for (name, color), share in zip(named, shares, strict=True)
+            ]
+        )
     axes = (WEIGHTS, WEIGHTS)
     return _table("Percent of pixels that change label against the default", changed, axes, here) + _table(
         f"Which label wins {escape(about)}", won, axes, here
     )
 
 
-_Cell = tuple[float, str, str] | None  # value, text, tool tip
+@dataclass(frozen=True)
+class _Cell:
+    color: str  # "#rrggbb"
+    text: str
+    tip: str
 
 
-def _cell(point: PublishedPoint | None) -> _Cell:
+def _cell(point: PublishedPoint | None, all_points: Sequence[PublishedPoint]) -> _Cell | None:
     if point is None:
         return None
-    return point.geometric, f"{point.geometric:.1f}", f"geometric {point.geometric}, arithmetic {point.arithmetic}"
+    share = _between(point.geometric, [one.geometric for one in all_points])
+    tip = f"geometric {point.geometric}, arithmetic {point.arithmetic}"
+    return _Cell(_mix(share), f"{point.geometric:.1f}", tip)
+
+
+def _between(value: float, values: Iterable[float]) -> float:
+    """Where a value lies among others, 0 for the least and 1 for the greatest."""
+    numbers = np.asarray(values)
+    low, high = float(numbers.min()), float(numbers.max())
+    return (value - low) / (high - low) if high > low else 0.0
 
 
 def _table(
     caption: str,
-    cells: Sequence[Sequence[_Cell]],
+    cells: Sequence[Sequence[_Cell | None]],
     axes: tuple[Sequence[float], Sequence[float]],
     here: tuple[float, float],
 ) -> str:
-    """A table whose cells set alpha (row) and beta (column) when clicked; darker is more; ``here`` is framed."""
-    known = [cell[0] for row in cells for cell in row if cell is not None]
-    low, high = min(known), max(known)
+    """A table whose cells set alpha (row) and beta (column) when clicked; ``here`` is framed."""
     alphas, betas = axes
     nearest = _nearest(alphas, here[0]), _nearest(betas, here[1])
     head = "".join(f"<th scope='col'>{beta:.1f}</th>" for beta in betas)
@@ -204,12 +235,11 @@ def _table(
             if cell is None:
                 line += "<td></td>"
                 continue
-            share = (cell[0] - low) / (high - low) if high > low else 0.0
             line += (
                 f'<td><button type="button" data-alpha="{alpha}" data-beta="{beta}" '
-                f'title="alpha {alpha:.1f}, beta {beta:.1f}: {escape(cell[2])}" '
-                f'class="{"ov-here" if (i, j) == nearest else ""}" style="background:{_mix(share)};'
-                f'color:{"#fff" if share > 0.5 else "#16181d"}">{escape(cell[1])}</button></td>'
+                f'title="alpha {alpha:.1f}, beta {beta:.1f}: {escape(cell.tip)}" '
+                f'class="{"ov-here" if (i, j) == nearest else ""}" style="background:{cell.color};'
+                f'color:{hex_color(text_color(_rgb(cell.color)))}">{escape(cell.text)}</button></td>'
             )
         body += f"<tr><th scope='row'>{alpha:.1f}</th>{line}</tr>"
     return (
@@ -226,8 +256,13 @@ def _nearest(axis: Sequence[float], value: float) -> int:
     return min(range(len(axis)), key=lambda i: abs(axis[i] - value))
 
 
+def _rgb(color: str) -> Color:
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue
+
+
 def _mix(share: float) -> str:
-    low, high = ([int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _RAMP)
+    low, high = map(_rgb, _RAMP)
     return "#{:02x}{:02x}{:02x}".format(*(round(a + (b - a) * share) for a, b in zip(low, high, strict=True)))
 
 

@@ -37,7 +37,7 @@ class Done(Generic[R]):
 
 
 def run(work: Callable[[Report], R]) -> Iterator[Progress | Done[R] | None]:
-    """Do the work; yields its progress, ``None`` each quarter of a second without any, and at last the result.
+    """Do the work; yields its latest progress, ``None`` each quarter of a second without any, and at last the result.
 
     Closing the iterator makes the work's next report raise :class:`StoppedError`. What the work raises is raised here.
     """
@@ -63,6 +63,8 @@ def run(work: Callable[[Report], R]) -> Iterator[Progress | Done[R] | None]:
             except queue.Empty:
                 yield None
                 continue
+            while isinstance(latest, Progress) and not news.empty():  # a page cannot draw all that a fast job tells
+                latest = news.get()
             if isinstance(latest, BaseException):
                 raise latest
             yield latest

@@ -120,10 +120,12 @@ def _warm_up(desk: Desk, ready: threading.Event) -> None:
         path = example.path()
         if path is not None:
             workbench.analyse(path).segment(example.words)
-        lint("cat", training_names=frozenset())  # reads all presets
-        start_loading(then=lambda: imagenet21k_tree(load_wordnet()))
     except UserError as error:
-        log.error("%s", error)
+        log.error("%s", error)  # another model can be chosen
+    except Exception:
+        log.exception("the default model does not work")
+    lint("cat")  # reads all presets
+    start_loading(then=lambda: imagenet21k_tree(load_wordnet()))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,20 +1,26 @@
-"""The page: header, tabs, and which event asks for what. Nothing here outlives a request but ``gr.State``."""
+"""The page: header, tabs, and which event asks for what. What a visitor chose is kept in the page alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 from gradio.events import Dependency
 
+from ovdemo.display import hex_color, show
 from ovdemo.errors import UserError
 from ovdemo.examples import EXAMPLES, find_example
 from ovdemo.export import download_files
 from ovdemo.fusion import Fusion
 from ovdemo.inspection import Case
-from ovdemo.recipes import ExamplePicture, Recipe
+from ovdemo.recipes import MAX_BYTES, ExamplePicture, OwnPicture, Recipe
+from ovdemo.rendering import palette
 from ovdemo.stopwatch import Stopwatch
 from ovdemo.systems.registry import find_variant
 from ovdemo.ui import html, jobs
@@ -24,30 +30,31 @@ from ovdemo.ui.answers import (
     chosen_id,
     class_rows,
     inspector_html,
-    layer_address,
     maths_html,
     overlay_of,
     table_rows,
     viewer_updates,
 )
 from ovdemo.ui.controls import Controls, known, recipe_of
-from ovdemo.ui.desk import Desk, Shot, quietly, sentences
+from ovdemo.ui.desk import Desk, quietly, sentences
 from ovdemo.ui.ensemble_tab import EnsembleTab
-from ovdemo.ui.events import BACKGROUND, HEAVY, LIVE, OURS
+from ovdemo.ui.events import BACKGROUND, FILES, HEAVY, LIVE, OURS, POINT
 from ovdemo.ui.features_tab import FeaturesTab
 from ovdemo.ui.files import saved
 from ovdemo.ui.header import Header
 from ovdemo.ui.hierarchy_tab import HierarchyTab
 from ovdemo.ui.segment_tab import SegmentTab
-from ovdemo.ui.widgets import event_data
-from ovdemo.vocabulary import Kind
+from ovdemo.ui.visits import Shot
+from ovdemo.ui.widgets import event_data, event_point
+from ovdemo.vocabulary import Kind, TextEmbeddings, Vocabulary
 from ovdemo.vocabulary.linting import Hint, lint, take_hint
 from ovdemo.vocabulary.parsing import add_classes, parse_classes, set_kind
 from ovdemo.vocabulary.spelling import is_known
 from ovdemo.workbench import Analysis, Workbench
 
-Update = dict[Component, Any]
+Update = dict[Block, Any]
 
+_ENCODED_FOR_HINTS = 12  # names: a tenth of a second with the embedded model
 _THINGS_SHOWN = 60  # classes with a switch of their own; presets have thousands
 
 # The address follows the answer, so that it can be copied or reloaded; the text box shows it in full.
@@ -55,8 +62,25 @@ _SHOW_LINK = """(code) => {
   if (!code) return "";
   const address = new URL(window.location);
   address.searchParams.set("recipe", code);
-  window.history.replaceState(null, "", address);
+  try {
+    window.history.replaceState(null, "", address);
+  } catch {
+    // Some browsers refuse the hundredth change within half a minute; the next one comes soon enough.
+  }
   return address.toString();
+}"""
+
+# The frame around the current point follows the sliders in a grid that is not drawn anew.
+_MOVE_FRAME = """(alpha, beta) => {
+  const cells = [...document.querySelectorAll("#grid [data-alpha]")];
+  const far = (cell) => Math.abs(cell.dataset.alpha - alpha) + Math.abs(cell.dataset.beta - beta);
+  const least = Math.min(...cells.map(far));
+  let free = {};
+  for (const cell of cells) {
+    const table = cell.closest("table"), here = far(cell) === least && free !== table;
+    cell.classList.toggle("ov-here", here);
+    if (here) free = table;
+  }
 }"""
 
 
@@ -70,17 +94,21 @@ class Page:
         self._shot = gr.State(None)
         self._point = gr.State(None)
         self._kept = gr.State(None)
+        self._look = gr.State(None)
+        self._expected = gr.State(None)
         self._code = gr.Textbox(visible="hidden", elem_id="recipe")
         with gr.Tabs():
             with gr.Tab("Segment", id="segment"):
                 self._tab = SegmentTab.build()
             with gr.Tab("Ensemble", id="ensemble"):
                 self._ensemble = EnsembleTab.build()
-            with gr.Tab("Hierarchy", id="hierarchy") as tab:
+            with gr.Tab("Hierarchy", id="hierarchy", render_children=True) as tab:
                 self._hierarchy = HierarchyTab.build(tab)
             with gr.Tab("Features", id="features", render_children=True) as tab:
                 self._features = FeaturesTab.build(tab)
-        self._controls = Controls(self._header.model, self._tab.words, self._tab.inference, self._ensemble.controls)
+        self._controls = Controls(
+            self._header.model, self._tab.words, self._tab.inference, self._ensemble.controls, self._look
+        )
         self._wire_pictures(self._header.wire(desk))
         self._wire_words()
         self._wire_answers()
@@ -112,7 +140,9 @@ class Page:
         tab, ensemble = self._tab, self._ensemble
         recipe = recipe_of(shot, values)
         case = self._desk.answer(analysis, recipe, watch)
-        first, second = viewer_updates(analysis, case, watch, layer=layer, fresh=fresh, point=point)
+        with watch.step("draw"):
+            shown = show(case.segmentation)
+            first, second = viewer_updates(analysis, case, shown, layer=layer, fresh=fresh, point=point)
         return {
             tab.viewer: first,
             tab.timing: html.timing_strip(watch.steps),
@@ -120,49 +150,65 @@ class Page:
             tab.table: table_rows(case),
             self._code: recipe.to_link(),
             ensemble.viewer: second,
-            ensemble.maths: maths_html(analysis, case, point),
+            ensemble.maths: maths_html(case, point, shown),
             ensemble.classes: class_rows(case, self._default(analysis, recipe)),
             ensemble.papers: html.published(recipe.alpha, recipe.beta),
-            ensemble.compare: self._compare(analysis, case, kept),
+            ensemble.compare: self._compare(analysis, case, recipe, kept, fresh=fresh),
         }
 
     def _default(self, analysis: Analysis, recipe: Recipe) -> Case:
         return analysis.answer(recipe.vocabulary, fusion=Fusion(), merging=recipe.merging)
 
-    def _compare(self, analysis: Analysis, case: Case, kept: Recipe | None) -> Any:
+    def _compare(self, analysis: Analysis, case: Case, recipe: Recipe, kept: Recipe | None, *, fresh: bool) -> Any:
+        if fresh:
+            return None
         if kept is None:
             return gr.skip()
-        return overlay_of(analysis, self._desk.answer(analysis, kept)), overlay_of(analysis, case)
+        before = self._desk.answer(analysis, kept)
+        return overlay_of(analysis, before, kept), overlay_of(analysis, case, recipe)
 
     # Pictures
 
     def _wire_pictures(self, models: Sequence[Dependency]) -> None:
         tab, live = self._tab, self._controls.live
-        inputs = [tab.image, self._header.model, tab.inference.short_side, tab.layer, *live]
-        outputs = [self._shot, self._point, self._kept, *self._shown]
-        chosen = tab.gallery.select(sentences(self._choose_example), None, [tab.image, tab.words.text], **LIVE)
+        inputs = [self._expected, tab.image, self._header.model, tab.inference.short_side, tab.layer, *live]
+        outputs = [self._expected, self._shot, self._point, self._kept, *self._shown]
+        chosen = tab.gallery.select(sentences(self._choose_example), None, [tab.image, tab.words.text], **POINT)
         demo = gr.context.Context.root_block
         assert demo is not None
-        opened = demo.load(sentences(self._open), None, [*self._opened, self._header.model], **OURS)
+        opened = demo.load(sentences(self._open), None, self._restored, **OURS)
+        uploaded = tab.recipe.upload(sentences(self._open_file), tab.recipe, self._restored, **OURS)
         segmenting = [
             tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY),
             *(
                 event.success(sentences(self._segment_if_any), inputs, outputs, **HEAVY)
-                for event in (chosen, opened, *models)
+                for event in (chosen, opened, uploaded, *models)
             ),
         ]
         for segmented in segmenting:
-            segmented.success(quietly(self._catch_up), [self._code, *self._live_inputs], self._shown, **LIVE)
+            caught_up = segmented.success(
+                quietly(self._catch_up), [self._code, *self._live_inputs], self._shown, **LIVE
+            )
+            caught_up.then(sentences(self._lint), self._lint_inputs, self._lint_outputs, **LIVE)
         tab.stop.click(lambda: html.lead("Stopped."), None, tab.timing, cancels=segmenting, **OURS)
         tab.image.upload(lambda: html.lead("A new picture: press Segment."), None, tab.timing, **OURS)
         demo.unload(self._close)
         self._code.change(None, self._code, tab.link, js=_SHOW_LINK, api_visibility="private")
         # What was made of an earlier picture or of earlier settings must not pass for this one's.
-        self._shot.change(lambda: ("", ""), None, [tab.suggestions, self._ensemble.grid], **OURS)
+        self._shot.change(
+            lambda: ("", "", ""), None, [tab.suggestions, self._ensemble.grid, self._hierarchy.nouns], **OURS
+        )
         self._code.change(lambda: gr.update(value=None, visible=False), None, tab.files, **OURS)
 
-    def _segment(
-        self, request: gr.Request, path: str | None, model: str, side: int, layer: str, *values: Any
+    def _segment(  # noqa: PLR0917 - Gradio hands inputs over by position
+        self,
+        request: gr.Request,
+        expected: Recipe | None,
+        path: str | None,
+        model: str,
+        side: int,
+        layer: str,
+        *values: Any,
     ) -> Iterator[Update]:
         if not path:
             raise UserError("Choose a picture first: drop one, paste one, or click an example.")
@@ -179,14 +225,18 @@ class Page:
             if isinstance(news, jobs.Done):
                 shot, analysis = news.result
                 self._desk.remember(request.session_hash, shot)
+                for sentence in differences(expected, shot):
+                    gr.Warning(sentence)
                 update = self._show(shot, analysis, values, watch, layer=layer, fresh=True)
-                yield {self._shot: shot, self._point: None, self._kept: None, **update}
+                yield {self._expected: None, self._shot: shot, self._point: None, self._kept: None, **update}
             else:
                 yield {self._tab.timing: gr.skip() if news is None else html.progress(news)}
 
-    def _segment_if_any(self, request: gr.Request, path: str | None, model: str, *rest: Any) -> Iterator[Update]:
+    def _segment_if_any(
+        self, request: gr.Request, expected: Recipe | None, path: str | None, model: str, *rest: Any
+    ) -> Iterator[Update]:
         if path and self._desk.models.state(model).ready:
-            yield from self._segment(request, path, model, *rest)
+            yield from self._segment(request, expected, path, model, *rest)
         else:
             yield {self._tab.timing: gr.skip()}  # without any answer Gradio would empty all outputs
 
@@ -196,32 +246,61 @@ class Page:
         return {self._tab.image: str(example.path()), self._tab.words.text: example.words}
 
     @property
-    def _opened(self) -> list[Component]:
-        return [self._tab.image, *self._controls.live, self._tab.inference.short_side]
+    def _restored(self) -> list[Block]:
+        """What a recipe determines."""
+        tab, header = self._tab, self._header
+        viewers = [tab.viewer, self._ensemble.viewer]
+        return [
+            *(self._expected, tab.image, tab.timing, *self._controls.live, tab.inference.short_side),
+            *(header.model, *header.shown, *viewers),
+        ]
 
     def _open(self, request: gr.Request) -> Update:
-        """The worked example, or what the address asks for."""
+        """What the address asks for, or the worked example."""
         link = dict(request.query_params).get("recipe")
-        if not link:
-            example = EXAMPLES[0]
-            path = example.path()
-            return {self._tab.image: path and str(path), self._tab.words.text: example.words}
-        recipe = Recipe.from_link(link)
-        find_variant(recipe.model)  # a sentence, where the address names a model that is none
-        picture = None
+        if link:
+            try:
+                return self._restore(Recipe.from_link(link))
+            except UserError as error:
+                gr.Warning(escape(str(error), quote=False))
+        example = EXAMPLES[0]
+        path = example.path()
+        return {self._tab.image: path and str(path), self._tab.words.text: example.words}
+
+    def _open_file(self, path: str) -> Update:
+        """A recipe that was saved with the other files of a result."""
+        with Path(path).open("rb") as file:
+            return self._restore(Recipe.from_json(file.read(MAX_BYTES + 1)))
+
+    def _restore(self, recipe: Recipe) -> Update:
+        """All settings as a recipe has them, and its picture where that comes with the project.
+
+        Raises:
+            UserError: there is no such model or example.
+        """
+        find_variant(recipe.model)
+        tab = self._tab
+        picture, note = None, ""
         if isinstance(recipe.picture, ExamplePicture):
-            picture = str(find_example(recipe.picture.example).path())
+            path = find_example(recipe.picture.example).path()
+            picture = path and str(path)
         else:
-            gr.Info(f"These settings belong to your picture {recipe.picture.name}: add it and press Segment.")
+            note = html.lead(f"These settings belong to your picture {recipe.picture.name}: add it and press Segment.")
         values = [
             *(recipe.words, list(recipe.presets), recipe.mode, recipe.object_threshold, recipe.overlap_threshold),
-            *(recipe.fusion_kind, recipe.alpha, recipe.beta, recipe.rescue),
+            *(recipe.fusion_kind, recipe.alpha, recipe.beta, recipe.rescue, recipe.drawing),
         ]
+        look = gr.update(look=recipe.drawing)
         return {
-            self._tab.image: picture,
-            self._tab.inference.short_side: recipe.short_side or 0,
+            self._expected: recipe,
+            tab.image: picture,
+            tab.timing: note,
+            tab.inference.short_side: recipe.short_side or 0,
             self._header.model: recipe.model,
+            **self._header.choose(self._desk, recipe.model),
             **dict(zip(self._controls.live, values, strict=True)),
+            tab.viewer: look,
+            self._ensemble.viewer: look,
         }
 
     def _close(self, request: gr.Request) -> None:
@@ -242,24 +321,31 @@ class Page:
         # Whatever changes the words: keys, paste, an example, a button.
         edited = [words.text.change, words.presets.change]
         gr.on(edited, sentences(self._lint), self._lint_inputs, self._lint_outputs, **LIVE)
-        fixed = tab.hints.act(sentences(self._fix), words.text, words.text, **LIVE)
+        gr.on(edited, lambda: "", None, self._ensemble.grid, **OURS)
+        fixed = tab.hints.act(sentences(self._fix), words.text, words.text, **POINT)
         switched = tab.things.input(
-            sentences(self._switch), [self._header.model, words.text, words.presets, tab.things], words.text, **LIVE
+            sentences(self._switch), [words.text, words.presets, tab.things], words.text, **LIVE
         )
-        added = tab.suggestions.act(sentences(self._add), words.text, words.text, **LIVE)
+        added = tab.suggestions.act(sentences(self._add), words.text, words.text, **POINT)
         for changed in (fixed, switched, added):
-            changed.then(quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+            changed.success(sentences(self._settle), self._live_inputs, self._shown, **LIVE)
 
     def _lint(self, model: str, text: str, presets: list[str]) -> Update:
         workbench = self._desk.models.loaded(model)
-        embed = workbench.embed if workbench and _is_encoded(workbench, text or "") else None
-        names = workbench.system.training_names if workbench else frozenset[str]()
-        found = lint(text or "", presets or (), training_names=names, embed=embed)
-        rows = found.rows[:_THINGS_SHOWN]
+        found = lint(
+            text or "",
+            presets or (),
+            training_names=workbench.system.training_names if workbench else None,
+            embed=partial(_embedded, workbench) if workbench else None,
+        )
+        rows, hints = found.rows[:_THINGS_SHOWN], list(found.hints)
+        if len(found.rows) > len(rows):
+            more = f"Only the first {len(rows)} of {len(found.rows):,} classes have a switch of their own below."
+            hints.append(Hint("note", more))
         things = gr.update(
             choices=[row.label for row in rows], value=[row.label for row in rows if row.kind == "thing"]
         )
-        return {self._tab.hints: html.hints(found.hints), self._tab.things: things}
+        return {self._tab.hints: html.hints(hints), self._tab.things: things}
 
     def _fix(self, event: gr.EventData, text: str) -> str:
         data = event_data(event)
@@ -269,8 +355,8 @@ class Page:
     def _add(self, event: gr.EventData, text: str) -> str:
         return add_classes(text or "", str(event_data(event).get("word", "")))
 
-    def _switch(self, model: str, text: str, presets: list[str], things: list[str]) -> str:
-        rows = lint(text or "", presets or (), training_names=frozenset()).rows[:_THINGS_SHOWN]
+    def _switch(self, text: str, presets: list[str], things: list[str]) -> str:
+        rows = lint(text or "", presets or ()).rows[:_THINGS_SHOWN]
         for row in rows:
             wanted: Kind = "thing" if row.label in things else "stuff"
             if row.kind != wanted:
@@ -287,9 +373,8 @@ class Page:
         tab, live = self._tab, self._controls.live
         words, inference, ensemble = self._controls.words, self._controls.inference, self._controls.ensemble
         words.text.input(quietly(self._follow_typing), self._live_inputs, self._shown, **LIVE)
-        submitted = words.text.submit(sentences(self._follow), self._live_inputs, self._shown, **LIVE)
-        submitted.then(sentences(self._lint), self._lint_inputs, self._lint_outputs, **LIVE)
         settled = [
+            words.text.submit,
             words.text.blur,
             words.presets.input,
             inference.mode.input,
@@ -299,16 +384,17 @@ class Page:
             ensemble.alpha.input,
             ensemble.beta.input,
             ensemble.rescue.input,
+            tab.layer.input,
         ]
-        gr.on(settled, quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+        gr.on(settled, sentences(self._settle), self._live_inputs, self._shown, **LIVE)
         asked = [self._shot, *live]
         shown = [self._point, tab.inspector, self._ensemble.maths]
         for viewer in (tab.viewer, self._ensemble.viewer):
-            viewer.point(sentences(self._inspect), asked, shown, **LIVE)
-        tab.layer.input(sentences(self._change_layer), [self._shot, tab.layer, *live], tab.viewer, **LIVE)
+            viewer.point(sentences(self._inspect), asked, shown, **POINT)
+            viewer.restyle(sentences(self._restyle), asked, [self._look, self._code], **POINT)
         suggesting = tab.suggest.click(sentences(self._suggest), asked, tab.suggestions, **BACKGROUND)
         tab.stop.click(None, cancels=[suggesting], **OURS)
-        tab.make_files.click(sentences(self._make_files), asked, tab.files, **LIVE)
+        tab.make_files.click(sentences(self._make_files), asked, tab.files, **FILES)
 
     def _follow(
         self,
@@ -329,7 +415,7 @@ class Page:
         update = self._show(shot, analysis, values, watch, layer=layer, point=point, kept=kept)
         return update if self._desk.visits.may_answer(session, shot, question) else gr.skip()
 
-    def _catch_up(
+    def _catch_up(  # noqa: PLR0917
         self,
         request: gr.Request,
         code: str,
@@ -344,6 +430,13 @@ class Page:
             return gr.skip()
         return self._follow(request, shot, point, kept, layer, *values)
 
+    def _settle(self, *inputs: Any) -> Update | Any:
+        """:meth:`_follow` for whoever has finished an input: what is wrong with it is said in a quiet place."""
+        try:
+            return self._follow(*inputs)
+        except UserError as error:
+            return {self._tab.timing: html.lead(str(error))}
+
     def _follow_typing(
         self,
         request: gr.Request,
@@ -354,24 +447,30 @@ class Page:
         *values: Any,
     ) -> Update | Any:
         """Half a word is no word: a name that nobody knows waits until Enter is pressed or the text box left."""
-        text = values[0] or ""
+        vocabulary = parse_classes(values[0] or "")
         workbench = shot and self._desk.models.loaded(shot.model)
-        if not all(map(is_known, parse_classes(text).names)) and not (workbench and _is_encoded(workbench, text)):
+        known = workbench and workbench.names_to_encode(vocabulary) == 0
+        if not known and not all(map(is_known, vocabulary.names)):
             return gr.skip()
         return self._follow(request, shot, point, kept, layer, *values)
 
-    def _inspect(self, event: gr.EventData, shot: Shot | None, *values: Any) -> Update:
+    def _inspect(self, request: gr.Request, event: gr.EventData, shot: Shot | None, *values: Any) -> Update | Any:
         analysis, case = known(self._desk, shot, values)
-        point = int(event_data(event)["x"]), int(event_data(event)["y"])
+        if not self._desk.visits.shows(request.session_hash, shot):
+            return gr.skip()
+        point = event_point(event)
         return {
             self._point: point,
             self._tab.inspector: inspector_html(analysis, case, point),
-            self._ensemble.maths: maths_html(analysis, case, point),
+            self._ensemble.maths: maths_html(case, point),
         }
 
-    def _change_layer(self, shot: Shot | None, layer: str, *values: Any) -> Any:
-        analysis, case = known(self._desk, shot, values)
-        return gr.update(layer=layer_address(analysis, case, layer))
+    def _restyle(self, event: gr.EventData, shot: Shot | None, *values: Any) -> Update:
+        """How files are drawn follows the viewer."""
+        data = event_data(event)
+        look = {"opacity": float(data["opacity"]), "outlines": bool(data["outlines"]), "labels": bool(data["labels"])}
+        code = gr.skip() if shot is None else recipe_of(shot, (*values[:-1], look)).to_link()
+        return {self._look: look, self._code: code}
 
     def _suggest(self, shot: Shot | None, *values: Any) -> Iterator[str]:
         analysis, case = known(self._desk, shot, values)
@@ -381,8 +480,8 @@ class Page:
     def _make_files(self, shot: Shot | None, *values: Any) -> Any:
         analysis, case = known(self._desk, shot, values)
         assert shot is not None
-        recipe = recipe_of(shot, values).to_json()
-        return gr.update(value=saved(download_files(analysis.picture, case.segmentation, recipe)), visible=True)
+        files = download_files(analysis.picture, case.segmentation, recipe_of(shot, values))
+        return gr.update(value=saved(files), visible=True)
 
     # The ensemble
 
@@ -390,16 +489,17 @@ class Page:
         tab, controls = self._ensemble, self._ensemble.controls
         sliders = [controls.alpha, controls.beta]
         for table in (tab.papers, tab.grid):
-            table.act(sentences(self._go_to), None, sliders, **LIVE).then(
-                quietly(self._follow), self._live_inputs, self._shown, **LIVE
+            table.act(sentences(self._go_to), None, sliders, **POINT).success(
+                sentences(self._settle), self._live_inputs, self._shown, **LIVE
             )
+        gr.on([slider.change for slider in sliders], None, sliders, None, js=_MOVE_FRAME, api_visibility="private")
         default = Fusion()
         tab.reset.click(
             lambda: (default.kind, default.alpha, default.beta, default.rescue),
             None,
             [controls.kind, *sliders, controls.rescue],
             **LIVE,
-        ).then(quietly(self._follow), self._live_inputs, self._shown, **LIVE)
+        ).success(sentences(self._settle), self._live_inputs, self._shown, **LIVE)
         live = self._controls.live
         tab.measure.click(sentences(self._measure), [self._shot, self._point, *live], tab.grid, **LIVE)
         tab.keep.click(sentences(self._keep), [self._shot, *live], [self._kept, tab.compare], **LIVE)
@@ -410,22 +510,34 @@ class Page:
     def _measure(self, shot: Shot | None, point: Point | None, *values: Any) -> str:
         analysis, case = known(self._desk, shot, values)
         labels = case.segmentation.labels
+        colors = [hex_color(color) for color in palette(labels)]
         here = case.fusion.alpha, case.fusion.beta
         if point is None or not (number := chosen_id(case, point)):
-            return html.measured(analysis.sensitivity(case), labels, "the picture", here)
+            return html.measured(analysis.sensitivity(case), labels, colors, "the picture", here)
         chosen = next(segment for segment in case.segmentation.segments if segment.id == number)
-        return html.measured(analysis.sensitivity(case, *point), labels, f"the segment {chosen.label}", here)
+        return html.measured(analysis.sensitivity(case, *point), labels, colors, f"the segment {chosen.label}", here)
 
     def _keep(self, shot: Shot | None, *values: Any) -> Update:
         analysis, case = known(self._desk, shot, values)
         assert shot is not None
-        drawn = overlay_of(analysis, case)
-        return {self._kept: recipe_of(shot, values), self._ensemble.compare: (drawn, drawn)}
+        recipe = recipe_of(shot, values)
+        drawn = overlay_of(analysis, case, recipe)
+        return {self._kept: recipe, self._ensemble.compare: (drawn, drawn)}
 
 
-def _is_encoded(workbench: Workbench, text: str) -> bool:
-    """Whether an answer has needed all typed names before, so that hints and live answers encode no half words."""
-    try:
-        return workbench.names_to_encode(parse_classes(text)) == 0
-    except UserError:
-        return False
+def differences(expected: Recipe | None, shot: Shot) -> Iterator[str]:
+    """Sentences on why a segmented picture may not give what a restored recipe gave."""
+    if expected is None:
+        return
+    if isinstance(expected.picture, OwnPicture) and expected.picture.digest != shot.digest:
+        yield "This is not the picture that the recipe was made of, so its result will differ."
+    if expected.model == shot.model and expected.weights not in (None, shot.weights):
+        yield "The weights have changed since the recipe was made, so its result may differ."
+
+
+def _embedded(workbench: Workbench, vocabulary: Vocabulary) -> TextEmbeddings | None:
+    """Text embeddings for hints: of known names, or of few whole words, so that nothing is encoded for half a word."""
+    missing = workbench.names_to_encode(vocabulary)
+    if missing and (missing > _ENCODED_FOR_HINTS or not all(map(is_known, vocabulary.names))):
+        return None
+    return workbench.embed(vocabulary)

@@ -5,21 +5,32 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from html import escape
 
 import cv2
 import numpy as np
 
-from ovdemo.display import shrink
+from ovdemo.display import picture_address, shrink
 from ovdemo.features import ClusterMap, PanelRecipe, Upsampling, display_size, find_source
 from ovdemo.features.maps import Size
 from ovdemo.images import Picture
-from ovdemo.panels import Grid, Heat, Lens, View
+from ovdemo.panels import CAPTIONS, Grid, Heat, Lens, LensKind, View
 
 _SIDE = 480  # pixels, of a panel's longer side
-_QUALITY = 90
 _FULL = '<path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4"/>'
 _SAVE = '<path d="M8 2v8M4.5 7 8 10.5 11.5 7M2 13.5h12"/>'
+
+
+class Pending(Enum):
+    """What a panel says that is still to come."""
+
+    RUNNING = auto()
+    WAITING = auto()
+
+
+Content = View | str | Pending
+"""What a place of the grid shows: features through a lens, or the sentence why there are none, or that they come."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +50,19 @@ class Drawing:
 
 def photo_address(picture: Picture) -> str:
     """What panels lie over, as a data address."""
-    return _address(shrink(picture.pixels, _SIDE, cv2.INTER_AREA), exact=False)
+    return picture_address(shrink(picture.pixels, _SIDE, cv2.INTER_AREA))
 
 
-def panel_grid(grid: Grid, views: Mapping[PanelRecipe, View | str], drawing: Drawing) -> str:
-    """All panels; a place without a view or a sentence is still to be filled."""
+def panel_grid(grid: Grid, contents: Mapping[PanelRecipe, Content], drawing: Drawing) -> str:
+    """All panels of a grid; ``contents`` has one for each of its places."""
     head = "".join(f'<div class="ov-column">{escape(label)}</div>' for label in grid.columns)
-    rows = "".join(_row(label, row, views, drawing) for label, row in grid.rows)
-    shown = sum(isinstance(view, View) for view in views.values())
+    rows = "".join(_row(label, row, contents, drawing) for label, row in grid.rows)
+    shown = sum(isinstance(content, View) for content in contents.values())
     height, width = drawing.size
     return (
         f'<div class="ov-panels" style="--ov-columns:{len(grid.columns)};--ov-ratio:{width}/{height}" '
         f'data-lens="{drawing.lens.kind}" data-width="{width}" data-height="{height}" data-panels="{len(grid.panels)}" '
-        f'data-shown="{shown}">{_title(grid)}{head}{rows}</div>{_scale(views)}'
+        f'data-shown="{shown}">{_about(grid, drawing.lens.kind)}{head}{rows}</div>{_scale(contents)}'
     )
 
 
@@ -60,29 +71,46 @@ def nothing(sentence: str) -> str:
     return f'<p class="ov-lead">{escape(sentence)}</p>'
 
 
-def _title(grid: Grid) -> str:
-    if not grid.title:
-        return ""
-    return f'<div class="ov-rowname ov-about"><b>{escape(grid.title)}</b><p>{escape(grid.caption)}</p></div>'
+def _about(grid: Grid, kind: LensKind) -> str:
+    """What to look for. The papers' captions are about clusters."""
+    title = f"<b>{escape(grid.title)}</b><p>{escape(grid.caption)}</p>" if grid.title else ""
+    lens = "" if grid.title and kind == "k-means" else f"<p>{escape(CAPTIONS[kind])}</p>"
+    return f'<div class="ov-rowname ov-about">{title}{lens}</div>'
 
 
-def _row(label: str, row: tuple[PanelRecipe, ...], views: Mapping[PanelRecipe, View | str], drawing: Drawing) -> str:
+def _row(label: str, row: tuple[PanelRecipe, ...], contents: Mapping[PanelRecipe, Content], drawing: Drawing) -> str:
     name = f'<div class="ov-rowname">{escape(label)}</div>'
-    sentences = {view if isinstance(view := views.get(panel), str) else None for panel in row}
+    sentences = {content if isinstance(content := contents[panel], str) else None for panel in row}
     if len(sentences) == 1 and (sentence := sentences.pop()) is not None:
         return f'{name}<div class="ov-refused ov-wide">{escape(sentence)}</div>'
-    return name + "".join(_panel(panel, views.get(panel), drawing) for panel in row)
+    return name + "".join(_panel(panel, contents[panel], drawing) for panel in row)
 
 
-def _panel(panel: PanelRecipe, view: View | str | None, drawing: Drawing) -> str:
-    if view is None:
-        return '<div class="ov-waiting" aria-hidden="true"></div>'
-    if isinstance(view, str):
-        return f'<div class="ov-refused">{escape(view)}</div>'
-    about = f"{_what(view, drawing.lens)} of {find_source(panel.source).title}, {panel.layer}, at {panel.size} px"
-    size = display_size(drawing.size, _SIDE)
+def _panel(panel: PanelRecipe, content: Content, drawing: Drawing) -> str:
+    place = f"{find_source(panel.source).title}, {panel.layer}, at {panel.size} px"
+    if isinstance(content, Pending):
+        return _pending(content, place)
+    if isinstance(content, str):
+        return f'<div class="ov-refused">{escape(content)}</div>'
+    return _figure(panel, content, place, drawing)
+
+
+def _pending(content: Pending, place: str) -> str:
+    """The script of the panels lets a running bar follow a download."""
+    running = content is Pending.RUNNING
+    return (
+        f'<div class="ov-waiting"><progress aria-label="{escape(place)}" {"data-running" if running else "value=0"}>'
+        f"</progress><span>{'reading …' if running else 'waiting'}</span></div>"
+    )
+
+
+def _figure(panel: PanelRecipe, view: View, place: str, drawing: Drawing) -> str:
+    about = f"{_what(view, drawing.lens)} of {place}"
+    drawn = view.draw(display_size(drawing.size, _SIDE), drawing.upsampling)
     exact = isinstance(view.content, ClusterMap) or drawing.upsampling == "nearest"
-    address = _address(view.draw(size, drawing.upsampling), exact=exact)
+    address = (
+        f"data:image/png;base64,{base64.b64encode(png(drawn)).decode('ascii')}" if exact else picture_address(drawn)
+    )
     file = f"{panel.source}-{panel.layer}-{panel.size}px-{drawing.lens.kind}.png"
     colours = f' data-clusters="{len(np.unique(view.content.labels))}"' if isinstance(view.content, ClusterMap) else ""
     return (
@@ -137,22 +165,16 @@ def _mark(drawing: Drawing) -> str:
     return f'<i class="ov-mark" style="left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%"></i>'
 
 
-def _scale(views: Mapping[PanelRecipe, View | str]) -> str:
+def _scale(contents: Mapping[PanelRecipe, Content]) -> str:
     """What dark and bright mean where panels are heat maps."""
-    heat = next((v.content for v in views.values() if isinstance(v, View) and isinstance(v.content, Heat)), None)
+    heat = next((v.content for v in contents.values() if isinstance(v, View) and isinstance(v.content, Heat)), None)
     if heat is None:
         return ""
     low, high = heat.limits
     return f'<div class="ov-heat"><span>{low:.2f}</span><i></i><span>{high:.2f}</span>one scale for all panels</div>'
 
 
-def encoded(pixels: np.ndarray, *, exact: bool) -> bytes:
-    """(H, W, 3) uint8 as a file: flat colours as PNG, which keeps them, the rest as JPEG."""
-    options = [] if exact else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    _, data = cv2.imencode(".png" if exact else ".jpg", pixels[..., ::-1], options)
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as a file that keeps flat colours."""
+    _, data = cv2.imencode(".png", pixels[..., ::-1])
     return data.tobytes()
-
-
-def _address(pixels: np.ndarray, *, exact: bool) -> str:
-    kind = "png" if exact else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(encoded(pixels, exact=exact)).decode("ascii")

@@ -34,6 +34,7 @@ class SegmentTab:
     suggestions: gr.HTML
     make_files: gr.Button
     files: gr.Files
+    recipe: gr.UploadButton
     link: gr.Textbox
 
     @classmethod
@@ -79,7 +80,11 @@ class SegmentTab:
                         interactive=False,
                         elem_id="link",
                     )
-                    make_files = gr.Button("Make files", elem_id="make-files")
+                    with gr.Row():
+                        make_files = gr.Button("Make files", elem_id="make-files")
+                        recipe = gr.UploadButton(
+                            "Open a saved recipe", file_types=[".json"], elem_id="open-recipe", size="lg"
+                        )
                     files = gr.Files(label="Files", visible=False, interactive=False, elem_id="files")
         return cls(
             image=image,
@@ -99,6 +104,7 @@ class SegmentTab:
             suggestions=suggestions,
             make_files=make_files,
             files=files,
+            recipe=recipe,
             link=link,
         )
 

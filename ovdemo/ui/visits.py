@@ -56,13 +56,13 @@ class Visits:
             self._visits[session] = _Visit(shot, asked, asked)
             while len(self._visits) > _MAX_VISITS:
                 self._visits.popitem(last=False)
-        return before and before.shot
+        return None if before is None else before.shot
 
     def close(self, session: str | None) -> Shot | None:
         """Forget a page; returns what it showed."""
         with self._lock:
             visit = self._visits.pop(session or "", None)
-        return visit and visit.shot
+        return None if visit is None else visit.shot
 
     def is_shown(self, digest: str) -> bool:
         """Whether any page shows a picture."""

@@ -26,7 +26,9 @@ def segment_viewer(elem_id: str) -> gr.HTML:
 
     The value is :meth:`ovdemo.display.Shown.to_json` with, optionally, ``note`` (a sentence) and ``chosen`` (a segment
     id). The properties ``picture`` and ``layer`` are data addresses of pictures: the photograph, and what is shown over
-    it instead of the segments. The event ``point`` carries ``x`` and ``y``, a pixel of the picture.
+    it instead of the segments; ``look`` sets opacity, outlines and labels as :attr:`ovdemo.recipes.Recipe.drawing` has
+    them. The value may also hold ``details``: by segment id, pairs of name and probability to show under the pointer.
+    The event ``point`` carries ``x`` and ``y``, a pixel of the picture; the event ``restyle`` what ``look`` holds.
     """
     return gr.HTML(
         html_template=page_text("viewer"),
@@ -35,6 +37,7 @@ def segment_viewer(elem_id: str) -> gr.HTML:
         elem_id=elem_id,
         picture="",
         layer="",
+        look=None,
     )
 
 
@@ -73,6 +76,12 @@ def event_data(event: gr.EventData) -> dict[str, Any]:
     """What the script of such a component sent with an event."""
     data = event._data
     return data if isinstance(data, dict) else {}
+
+
+def event_point(event: gr.EventData) -> tuple[int, int]:
+    """The pixel (x, y) that an event ``point`` was about."""
+    data = event_data(event)
+    return int(data["x"]), int(data["y"])
 
 
 def page_text(name: str) -> str:

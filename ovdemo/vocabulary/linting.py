@@ -23,7 +23,7 @@ from ovdemo.vocabulary.prompts import VILD_14
 from ovdemo.vocabulary.spelling import correction, singular
 
 Severity = Literal["error", "warning", "note"]
-Embed = Callable[[Vocabulary], TextEmbeddings]
+Embed = Callable[[Vocabulary], TextEmbeddings | None]
 
 CONTEXT_LENGTH = 77  # tokens of a prompt, start and end among them; every published CLIP has it
 COLLISION = 0.95  # cosine above which the text tower hardly tells two names apart
@@ -86,7 +86,7 @@ def lint(
     text: str,
     presets: Sequence[str] = (),
     *,
-    training_names: frozenset[str],
+    training_names: frozenset[str] | None = None,
     embed: Embed | None = None,
     context_length: int = CONTEXT_LENGTH,
 ) -> Lint:
@@ -99,9 +99,10 @@ def lint(
     Args:
         text: as typed.
         presets: names of the presets chosen beside it.
-        training_names: of the system; they tell seen classes from unseen ones.
-        embed: gives text embeddings of any vocabulary, such as :meth:`ovdemo.workbench.Workbench.embed`. Without it,
-            names are not compared.
+        training_names: of the system; they tell seen classes from unseen ones. Without them, nothing is said of that,
+            and all rows count as unseen.
+        embed: gives text embeddings of any vocabulary, such as :meth:`ovdemo.workbench.Workbench.embed`, or None where
+            that would take long. Without them, names are not compared.
         context_length: the most tokens of a prompt that the text tower reads.
     """
     try:
@@ -119,8 +120,9 @@ def lint(
         *_few(_plurals(typed)),
         *_in_presets(vocabulary, typed),
     ]
-    seen = seen_classes(vocabulary, training_names).tolist()
-    hints.append(_seen_count(seen))
+    seen = seen_classes(vocabulary, training_names or frozenset()).tolist()
+    if training_names is not None:
+        hints.append(_seen_count(seen))
     rows = tuple(
         LintRow(entry.label, entry.names, entry.kind, entry.inferred, known)
         for entry, known in zip(vocabulary.classes, seen, strict=True)
@@ -192,6 +194,8 @@ def _colliding(vocabulary: Vocabulary, typed: int, embed: Embed) -> Iterator[Hin
     if len(vocabulary) < 2 or typed == 0:
         return
     text = embed(vocabulary)
+    if text is None:
+        return
     owner, names = text.owner.cpu(), vocabulary.names
     ours = int((owner < typed).sum())
     cosines = (text.rows[:ours] @ text.rows.T).cpu()
