@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from app_server import PAGE_PATIENCE, AppServer
 from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.examples import find_example
-from ovdemo.recipes import ExamplePicture, Recipe
+from ovdemo.images import load_picture
+from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
 
 CHINA = find_example("china").path()
 SIZE = (640, 427)  # pixels of that photograph
@@ -144,14 +145,26 @@ def test_the_page_opens_on_a_worked_example(open_page: OpenPage) -> None:
     expect(page.locator("#inspector")).to_contain_text("Click a segment")
 
 
+# Every timing strip that the page ever shows says whether its answer went through the network.
+COUNT_PASSES = """() => {
+  window.passes = 0;
+  new MutationObserver(() => {
+    const step = document.querySelector('#timing [data-step=encode][data-cached="0"]');
+    if (step && step !== window.counted) window.passes += 1;
+    window.counted = step || window.counted;
+  }).observe(document.querySelector("#timing"), { childList: true, subtree: true });
+}"""
+
+
 def test_an_uploaded_picture_is_cut_by_its_own_words(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page()
+    page.evaluate(COUNT_PASSES)
     upload(page, own_picture(tmp_path, 400))
     words(page).fill("heaven|sky, tree, person")
     page.locator("#segment").click()
-    expect(label(page, "heaven")).to_be_visible()
     expect(page.locator("#viewer canvas")).to_have_attribute("width", "400")
-    expect(page.locator('#timing [data-step=encode][data-cached="0"]')).to_be_visible()
+    expect(label(page, "heaven")).to_be_visible()
+    page.wait_for_function("window.passes === 1")
     # The sliders answer from what the network proposed.
     page.get_by_role("tab", name="Ensemble").click()
     expect_drawn(page, "#ensemble-viewer")
@@ -161,6 +174,26 @@ def test_an_uploaded_picture_is_cut_by_its_own_words(open_page: OpenPage, tmp_pa
     page.get_by_role("tab", name="Segment").click()
     expect(page.locator('#timing [data-step=encode][data-cached="1"]')).to_be_visible()
     expect(page.locator('#timing [data-step=merge][data-cached="0"]')).to_be_visible()
+    assert page.evaluate("window.passes") == 1
+
+
+def test_answers_about_an_earlier_picture_do_not_appear(open_page: OpenPage, tmp_path: Path) -> None:
+    """Words and sliders that move while the network is at work are followed on the new picture."""
+    page = open_page()
+    expect(page).to_have_url(re.compile("recipe="))
+    weights = recipe_in(page).weights
+    upload(page, own_picture(tmp_path, 416))
+    type_words(page, "sky, tree")
+    page.locator("#segment").click()
+    words(page).press_sequentially(", person")
+    expect(page.locator("#viewer canvas")).to_have_attribute("width", "416")
+    wanted = Recipe(
+        model=EMBEDDED_MODEL,
+        weights=weights,
+        picture=OwnPicture(load_picture(tmp_path / "mine.png").digest, "mine.png"),
+        words="sky, tree, person",
+    )
+    expect_recipe(page, wanted)
 
 
 def test_a_bad_upload_gets_a_sentence_and_the_page_works_on(open_page: OpenPage, tmp_path: Path) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Request, expect
 
 from app_server import PAGE_PATIENCE
-from test_app_browser import PHONE, OpenPage, expect_drawn, open_page, open_tab, slider  # noqa: F401 - a fixture
+from test_app_browser import (
+    PHONE,
+    OpenPage,
+    expect_drawn,
+    open_page,  # noqa: F401 - a fixture
+    open_tab,
+    own_picture,
+    slider,
+    upload,
+)
 
 # How many colours a panel has, as the browser shows it.
 COLOURS = """image => {
@@ -53,7 +63,7 @@ def open_features(open_page: OpenPage, **settings: object) -> tuple[Page, Quiet]
     expect_drawn(page)
     quiet.wait()
     open_tab(page, "Features")
-    expect_panels(page, shown=4)
+    expect_panels(page, shown=10)
     quiet.wait()
     return page, quiet
 
@@ -77,7 +87,9 @@ def look_through(page: Page, quiet: Quiet, lens: str) -> None:
 
 def test_the_tab_opens_on_a_filled_grid(opened: tuple[Page, Quiet]) -> None:
     page, _ = opened
-    expect(page.locator(".ov-column")).to_have_text(["224 px", "448 px"])
+    expect(page.locator(".ov-column")).to_have_text(["224 px", "448 px", "672 px", "896 px", "1120 px"])
+    expect(page.locator(".ov-about")).to_contain_text("Cells of one colour have like features")
+    expect(page.locator("#figure-eovseg-5")).to_be_disabled()
     expect(page.locator(".ov-panel img").first).to_have_attribute("alt", re.compile("8 clusters .*res5, at 224 px"))
     expect(page.locator(".ov-panel figcaption").first).to_contain_text(re.compile(r"9 × 6 cells.*rough 0\.\d\d"))
     assert "url(" in page.locator(".ov-frame").first.evaluate("e => getComputedStyle(e).backgroundImage")
@@ -88,7 +100,7 @@ def test_k_is_the_number_of_colours(opened: tuple[Page, Quiet]) -> None:
     for k in (8, 3):
         quiet.wait()
         slider(page, "features-k").fill(str(k))
-        expect(page.locator(f'.ov-panel[data-clusters="{k}"]')).to_have_count(4)
+        expect(page.locator(f'.ov-panel[data-clusters="{k}"]')).to_have_count(10)
         assert page.locator(".ov-panel img").last.evaluate(COLOURS) == k
 
 
@@ -97,14 +109,17 @@ def test_lenses_and_opacity_keep_the_rows_that_were_chosen(opened: tuple[Page, Q
     rows = page.locator("#features-rows .token")
     for lens in ("PCA", "click"):
         look_through(page, quiet, lens)
-        expect_panels(page, shown=4, lens=lens)
+        expect_panels(page, shown=10, lens=lens)
+        expect(page.locator("#features-k")).to_be_hidden()
+        expect(page.locator("#features-foreground")).to_be_visible(visible=lens == "PCA")
     expect(rows).to_have_count(2)
     quiet.wait()
     before = page.locator(".ov-mark").first.get_attribute("style")
     page.locator(".ov-panel img").last.click(position={"x": 5, "y": 5})
     expect(page.locator(".ov-mark").first).not_to_have_attribute("style", before or "")
     look_through(page, quiet, "word")
-    expect_panels(page, shown=2, lens="word")
+    expect_panels(page, shown=5, lens="word")
+    expect(page.locator("#features-words")).to_be_visible()
     expect(rows).to_have_count(3)
     slider(page, "features-opacity").fill("0.25")
     expect(page.locator(".ov-panel img").first).to_have_css("opacity", "0.25")
@@ -122,18 +137,63 @@ def test_a_figure_is_one_click(opened: tuple[Page, Quiet]) -> None:
     expect(page.locator(".ov-refused")).to_contain_text(["ViT-L/14", "ConvNeXt-Large"])
 
 
-def test_stop_leaves_the_page_usable(opened: tuple[Page, Quiet]) -> None:
-    page, quiet = opened
-    page.locator("#features-sides").get_by_label("1120").check()
-    page.locator("#features-fill").click()
-    expect(page.locator(".ov-waiting").first).to_be_visible()
+def see_own(page: Page, quiet: Quiet, folder: Path, width: int) -> None:
+    """Segment a photograph that nothing is known about yet, so that its grid takes seconds to fill."""
+    open_tab(page, "Segment")
+    upload(page, own_picture(folder, width))
+    page.locator("#segment").click()
+    expect(page.locator("#viewer canvas")).to_have_attribute("width", str(width))
+    quiet.wait()
+
+
+def filling(open_page: OpenPage, folder: Path, width: int) -> tuple[Page, Quiet]:  # noqa: F811
+    """A page whose grid is being filled."""
+    page = open_page(answered=False)
+    quiet = Quiet(page)
+    expect_drawn(page)
+    quiet.wait()
+    see_own(page, quiet, folder, width)
+    open_tab(page, "Features")
+    expect(page.locator(".ov-waiting progress").first).to_be_visible()
+    return page, quiet
+
+
+def test_stop_leaves_the_page_usable(open_page: OpenPage, tmp_path: Path) -> None:  # noqa: F811
+    page, quiet = filling(open_page, tmp_path, width=500)
     page.locator("#features-stop").click()
     expect(page.locator("#features-progress")).to_contain_text("Stopped")
+    expect(page.locator(".ov-waiting")).to_have_count(0)
+    expect(page.locator(".ov-refused").first).to_contain_text("press Fill the grid")
     quiet.wait()
     page.locator("#features-sides").get_by_label("1120").uncheck()
     page.locator("#features-fill").click()
-    expect(page.locator(".ov-column")).to_have_count(2)
-    expect_panels(page, shown=4)
+    expect(page.locator(".ov-column")).to_have_count(4)
+    expect_panels(page, shown=8)
+
+
+def test_a_lens_moved_while_the_grid_fills_stays_moved(open_page: OpenPage, tmp_path: Path) -> None:  # noqa: F811
+    page, quiet = filling(open_page, tmp_path, width=510)
+    slider(page, "features-k").fill("3")
+    expect(page.locator('.ov-panel[data-clusters="3"]').first).to_be_visible()
+    expect(page.locator(".ov-waiting progress").last).to_be_visible()
+    expect(page.locator(".ov-waiting progress:indeterminate").first).to_be_visible()
+    expect_panels(page, shown=10)
+    quiet.wait()
+    expect(page.locator('.ov-panel[data-clusters="3"]')).to_have_count(10)
+    expect(page.locator("#features-progress")).not_to_contain_text("pass")
+
+
+def test_another_picture_is_another_grid(opened: tuple[Page, Quiet], tmp_path: Path) -> None:
+    page, quiet = opened
+    page.get_by_role("button", name="Take it with you").last.click()
+    page.locator("#features-make").click()
+    expect(page.locator("#features-files a[href]")).to_have_count(2)
+    quiet.wait()
+    see_own(page, quiet, tmp_path, width=520)
+    open_tab(page, "Features")
+    expect(page.locator(".ov-waiting").first).to_be_visible()
+    expect(page.locator("#features-files")).to_be_hidden()
+    expect_panels(page, shown=10)
 
 
 def test_a_panel_opens_and_is_saved(opened: tuple[Page, Quiet]) -> None:
@@ -144,7 +204,7 @@ def test_a_panel_opens_and_is_saved(opened: tuple[Page, Quiet]) -> None:
     expect(page.locator(".ov-panel:fullscreen")).to_have_count(0)
     with page.expect_download() as saved:
         page.locator(".ov-panel [data-save]").last.click()
-    assert saved.value.suggested_filename == "embedded-res3-448px-k-means.png"
+    assert saved.value.suggested_filename == "embedded-res3-1120px-k-means.png"
 
 
 def test_it_fits_a_phone(open_page: OpenPage) -> None:  # noqa: F811

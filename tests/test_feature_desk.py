@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,6 +17,7 @@ from ovdemo.features import memory as memory_module
 from ovdemo.nn.clip import ClipTower
 from ovdemo.panels import LENSES, FeatureDesk, Heat, Lens, View, bounded, figure_grid, grid_of, look
 from ovdemo.panels import desk as desk_module
+from ovdemo.passes import ONE_PASS
 from ovdemo.systems.registry import Variant
 from ovdemo.workbench import Workbench, load
 from sentences import failure
@@ -71,6 +74,50 @@ def test_what_was_read_is_what_the_source_reads(desk: FeatureDesk) -> None:
     expected = desk.source("embedded").features(photo(), 128, "res4")
     np.testing.assert_array_equal(reading.features.values, expected.values)
     assert reading.key == (photo().digest, "embedded", "res4", 128)
+
+
+def test_one_pass_runs_at_a_time_and_what_is_remembered_waits_for_none(desk: FeatureDesk) -> None:
+    alone: list[bool] = []
+    tower = desk.source("embedded").text_encoder
+    assert isinstance(tower, ClipTower)
+    tower.clip_model.visual.trunk.stem.register_forward_hook(lambda *_: alone.append(ONE_PASS.locked()))
+    first = desk.read(photo(), "embedded", ("res4",), 128)
+    assert alone == [True]
+    with ONE_PASS:
+        assert desk.read(photo(), "embedded", ("res4",), 128) == first
+
+
+def test_a_model_can_be_let_go_after_its_features_were_read(tiny: Variant) -> None:
+    loaded = [load(tiny.name, device="cpu", random_weights=True)]
+    desk = FeatureDesk(lambda name: loaded[0], device="cpu")
+    look(desk, desk.read(photo(), "embedded", ("projected",), 128), Lens("word", words="cat"))
+    assert desk.source("embedded") is desk.source("embedded")
+    system = weakref.ref(loaded[0].system)
+    network = weakref.ref(loaded[0].system.network)  # type: ignore[attr-defined]
+    loaded.clear()
+    gc.collect()
+    assert system() is None
+    assert network() is None
+    assert desk.recall(photo().digest, "embedded", "projected", 128) is not None
+
+
+def test_a_model_s_pixel_decoder_can_be_read_where_the_model_is(workbench: Workbench) -> None:
+    asked: list[str] = []
+
+    def get(name: str) -> Workbench:
+        asked.append(name)
+        return workbench
+
+    nowhere, here = FeatureDesk(get), FeatureDesk(get, ready=lambda name: name == "fcclip-rn50")
+    assert [desk.offers("fcclip-rn50") for desk in (nowhere, here)] == [False, True]
+    assert here.offers("vit-b-16")
+    failure(lambda: nowhere.read(photo(), "fcclip-rn50", ("decoder-8",), 128), "not on this machine", "the model")
+    assert asked == []
+    assert "decoder-8" in [layer.name for layer in here.layers("fcclip-rn50")]
+    assert asked == []
+    [reading] = here.read(photo(), "fcclip-rn50", ("decoder-8",), 128)
+    assert asked == ["fcclip-rn50"]
+    assert reading.features.space == ("fcclip-rn50", "decoder-8")
 
 
 def test_a_picture_is_forgotten_alone(desk: FeatureDesk) -> None:
@@ -229,6 +276,23 @@ def test_words_look_at_final_maps_only(desk: FeatureDesk) -> None:
     failure(lambda: look(desk, readings, Lens("word", words=" ")), "at least one class")
 
 
+def test_only_words_that_count_are_encoded_and_not_many(desk: FeatureDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = desk.read(photo(), "embedded", ("projected",), 128)
+    asked: list[tuple[str, ...]] = []
+    embed = desk.embed
+    monkeypatch.setattr(desk, "embed", lambda source, words: asked.append(words.names) or embed(source, words))
+    many = ", ".join(f"strange word {number}" for number in range(101))
+    [view] = look(desk, readings, Lens("word", words=f"cat|kitten, {many}"))
+    assert isinstance(view, View)
+    assert asked == [("cat", "kitten")]
+    [sentence] = look(desk, readings, Lens("word", words=many, contrast="others"))
+    assert isinstance(sentence, str)
+    assert "101 of these names are new to CLIP ConvNeXt-Femto" in sentence
+    [view] = look(desk, readings, Lens("word", words="cat, sky", contrast="others"))
+    assert isinstance(view, View)
+    assert asked[-1] == ("cat", "sky")
+
+
 @pytest.mark.parametrize("contrast", ["others", "softmax"])
 def test_one_word_has_no_contrast(desk: FeatureDesk, contrast: Contrast) -> None:
     [sentence] = look(
@@ -267,7 +331,13 @@ def test_a_grid_reads_all_layers_of_a_source_at_a_size_in_one_pass(desk: Feature
     assert grid.columns == ("128 px", "256 px")
     assert [(step.size, step.layers) for step in grid.passes] == [(128, ("res5", "res3")), (256, ("res5", "res3"))]
     assert grid.panels[1] == PanelRecipe("embedded", "res5", 256)
-    assert "stage 4" in grid.rows[0][0]
+    assert grid.rows[0][0] == "CLIP ConvNeXt-Femto (embedded): res5, stride 32"
+
+
+def test_small_inputs_are_read_first_and_otherwise_row_by_row() -> None:
+    passes = figure_grid(FIGURES["fcclip-1"]).passes
+    assert [step.size for step in passes] == [size for size in (224, 448, 672, 896, 1120) for _ in range(3)]
+    assert [step.source for step in passes[:3]] == ["vit-l-14", "convnext-large", "embedded"]
 
 
 def test_figures_are_grids() -> None:

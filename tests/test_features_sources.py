@@ -31,7 +31,7 @@ from ovdemo.images import Picture, load_picture
 from ovdemo.loading import load_system
 from ovdemo.nn.clip import ClipConfig, ClipTower, ConvNeXtTower, clip_tower
 from ovdemo.systems.fcclip import FCCLIP
-from ovdemo.systems.registry import EMBEDDED, Variant
+from ovdemo.systems.registry import VARIANTS, Variant
 from sentences import failure
 from tiny import tiny_config
 
@@ -408,15 +408,26 @@ def test_names_nobody_knows_are_a_sentence() -> None:
     failure(lambda: load_source("vgg"), '"vgg"', "vit-b-16")
 
 
+def test_there_is_a_source_for_every_tower_and_decoder_of_a_variant() -> None:
+    configs = [known.config for known in SOURCES.values()]
+    for variant in VARIANTS.values():
+        assert VariantConfig(variant.name) in configs
+        assert variant.embedded is not None or variant.config.clip in configs
+
+
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_every_source_is_what_its_card_says(name: str) -> None:
     known = SOURCES[name]
     assert known.layers
     assert len({layer.name for layer in known.layers}) == len(known.layers)
     if isinstance(known.config, VariantConfig):
-        tower = clip_tower(EMBEDDED.clip)
+        variant = VARIANTS[known.config.variant]
         assert not known.files
-        assert {layer.name: layer.channels for layer in known.layers}["res5"] == tower.channels["res5"]
+        assert known.availability == ("with its model" if variant.embedded is None else "embedded")
+        channels = {layer.name: layer.channels for layer in known.layers}
+        with torch.device("meta"):
+            assert channels["res5"] == clip_tower(variant.config.clip).channels["res5"]
+        assert channels["mask-features"] == variant.config.pixel_decoder.mask_width
         return
     network = catalogue_module._empty(known.config)
     bytes_held = sum(4 * tensor.numel() for tensor in network.parameters())

@@ -394,7 +394,7 @@ def test_inner_means_keep_leaves_and_are_unit_vectors(tree: CategoryTree, seed: 
     before, after = (class_logits(query, rows, torch.zeros(64), 1.0)[:, :-1] for rows in (embeddings, means))
     leaves = [index for index in tree.class_nodes.tolist() if tree.is_leaf[index]]
     classes = [tree.nodes[index].class_index for index in leaves]
-    assert torch.equal(after[:, leaves], before[:, classes])
+    torch.testing.assert_close(after[:, leaves], before[:, classes])
 
 
 def test_proposals_of_segments_and_their_top_classes() -> None:

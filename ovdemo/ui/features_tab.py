@@ -39,8 +39,8 @@ _UNFILLED = (
 
 # The browser alone mixes panels with the photograph they lie over, and hides what belongs to other lenses.
 _SET_OPACITY = '(share) => document.documentElement.style.setProperty("--ov-strength", share)'
-_OF_CLUSTERS, _OF_COMPONENTS, _OF_WORD = "ov-of-clusters", "ov-of-components", "ov-of-word"
 _SET_LENS = "(kind) => { document.documentElement.dataset.lens = kind; }"
+_OF_CLUSTERS, _OF_COMPONENTS, _OF_WORD = "ov-of-clusters", "ov-of-components", "ov-of-word"
 
 
 @dataclass(frozen=True)

@@ -430,10 +430,10 @@ class Page:
             return gr.skip()
         return self._follow(request, shot, point, kept, layer, *values)
 
-    def _settle(self, *inputs: Any) -> Update | Any:
+    def _settle(self, request: gr.Request, *inputs: Any) -> Update | Any:
         """:meth:`_follow` for whoever has finished an input: what is wrong with it is said in a quiet place."""
         try:
-            return self._follow(*inputs)
+            return self._follow(request, *inputs)
         except UserError as error:
             return {self._tab.timing: html.lead(str(error))}
 
