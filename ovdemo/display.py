@@ -120,11 +120,16 @@ def renamed(shown: Shown, names: Mapping[int, tuple[str, float, Color]]) -> Show
     return replace(shown, segments=tuple(segments))
 
 
-def picture_address(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 pixels as a JPEG data address of at most :data:`MAX_SIDE` pixels a side."""
+def picture_jpeg(pixels: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 pixels as a JPEG of at most :data:`MAX_SIDE` pixels a side."""
     small = shrink(pixels, MAX_SIDE, cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return bytes(data.tobytes())
+
+
+def picture_address(pixels: np.ndarray) -> str:
+    """:func:`picture_jpeg` as a data address."""
+    return "data:image/jpeg;base64," + base64.b64encode(picture_jpeg(pixels)).decode("ascii")
 
 
 def heat_address(values: np.ndarray, pixels: np.ndarray) -> str:

@@ -278,8 +278,8 @@ def test_a_saved_recipe_restores_everything_even_how_it_is_drawn(open_page: Open
     expect(toast(page, "weights have changed")).to_be_visible()
     page.wait_for_function("window.location.search.includes('recipe=')")
     expect_recipe(page, dataclasses.replace(recipe, weights=recipe_in(page).weights))
-    (tmp_path / "recipe.json").write_text("{}")
-    opener.set_input_files(tmp_path / "recipe.json")
+    (tmp_path / "other.json").write_text("{}")
+    opener.set_input_files(tmp_path / "other.json")
     expect(toast(page, "not of version")).to_be_visible()
 
 

@@ -93,7 +93,10 @@ def test_the_endpoints_and_their_parameters(client: Client) -> None:
         "/rescore": ["key", "words", *SETTINGS],
         "/inspect": ["key", "words", "x", "y", *SETTINGS],
         "/hierarchy": ["key", "words", "source", "text", "mode", "threshold", "margin"],
-        "/features": ["key", "source", "layer", "size", "k", "lens", "words", "x", "y"],
+        "/features": [
+            *("key", "source", "layer", "size", "k", "lens", "words", "x", "y"),
+            *("median", "foreground", "contrast"),
+        ],
         "/export": ["key", "words", *SETTINGS],
         "/models": [],
     }

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from app_server import PAGE_PATIENCE
+from ovdemo import paths
 from test_app_browser import (
     PHONE,
     OpenPage,
@@ -205,6 +206,28 @@ def test_a_panel_opens_and_is_saved(opened: tuple[Page, Quiet]) -> None:
     with page.expect_download() as saved:
         page.locator(".ov-panel [data-save]").last.click()
     assert saved.value.suggested_filename == "embedded-res3-1120px-k-means.png"
+
+
+def test_the_running_bar_follows_a_download(browser: Browser) -> None:
+    """The script alone: here nothing can be downloaded."""
+    page = browser.new_page()
+    page.set_content('<div id="grid"><progress data-running></progress><progress value="0"></progress></div>')
+    script = (paths.ASSETS / "ui" / "features.js").read_text("utf-8")
+    values = page.evaluate(
+        """(script) => {
+          const grid = document.querySelector("#grid"), props = { photo: "" }, calls = [];
+          const watch = (names, call) => names.includes("done") && calls.push(call);
+          new Function("element", "props", "trigger", "watch", script)(grid, props, () => {}, watch);
+          return [0.25, 1, -1].map((done) => {
+            props.done = done;
+            calls.forEach((call) => call());
+            return [...grid.children].map((bar) => bar.getAttribute("value"));
+          });
+        }""",
+        script,
+    )
+    page.close()
+    assert values == [["0.25", "0"], ["1", "0"], [None, "0"]]
 
 
 def test_it_fits_a_phone(open_page: OpenPage) -> None:  # noqa: F811

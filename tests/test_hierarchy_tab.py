@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
@@ -15,10 +15,11 @@ from ovdemo.errors import UserError
 from ovdemo.hierarchy import Stopping
 from ovdemo.inspection import Case
 from ovdemo.stopwatch import Stopwatch
-from ovdemo.ui import hierarchy_tab
+from ovdemo.ui import hierarchy_tab, html
+from ovdemo.ui.api import Api
 from ovdemo.ui.desk import Desk
 from ovdemo.ui.hierarchy_tab import Handlers, HierarchyTab, Turns
-from ovdemo.ui.tree_answers import Nouns, by_area, moved_slider, sense_choices
+from ovdemo.ui.tree_answers import Nouns, by_area, kept_depth, sense_choices
 from ovdemo.ui.visits import Shot
 from ovdemo.vocabulary import Vocabulary, parse_classes
 from painted import painted_workbench, painting, png
@@ -118,7 +119,7 @@ def test_the_tab_opens_on_the_largest_segment(tab: HierarchyTab, handlers: Handl
     assert page[tab.record]["answer"] == "cat"
     assert [row[0] for row in page[tab.levels]] == ["1 cat", "2 grass", "3 dog"]
     assert "anything > thing > animal > cat" in page[tab.drawing].replace("&gt;", ">")
-    assert page[tab.depth] == gr.update(maximum=3, value=3)
+    assert page[tab.depth] == 3
     assert page[tab.deepest] == 3
     assert "7 nodes, 3 classes, 3 levels" in page[tab.note]
 
@@ -157,23 +158,29 @@ def test_the_photograph_is_sent_where_the_viewer_has_another(
 
 
 @pytest.mark.parametrize(
-    ("depth", "before", "deepest", "shown", "moved"),
+    ("depth", "before", "deepest", "kept"),
     [
-        (8, 8, 3, 3, {"maximum": 3, "value": 3}),  # deeper than the tree
-        (5, 8, 3, 3, {"maximum": 3, "value": 3}),
-        (3, 3, 6, 6, {"maximum": 6, "value": 6}),  # it stood at the end
-        (2, 3, 6, 2, {"maximum": 6}),  # where the visitor put it
-        (2, 6, 3, 2, {"maximum": 3}),
-        (3, 6, 3, 3, {"maximum": 3}),
-        (2, 3, 3, 2, {}),
-        (3, 3, 3, 3, {}),
-        (0, 3, 1, 0, {"maximum": 1}),
+        (8, 8, 3, 3),  # deeper than the tree
+        (5, 8, 3, 3),
+        (3, 3, 6, 6),  # it stood at the end
+        (2, 3, 6, 2),  # where the visitor put it
+        (2, 6, 3, 2),
+        (3, 6, 3, 3),
+        (2, 3, 3, 2),
+        (3, 3, 3, 3),
+        (0, 3, 1, 0),
     ],
 )
-def test_the_slider_moves_only_where_it_must(
-    depth: int, before: int, deepest: int, shown: int, moved: dict[str, int]
+def test_the_slider_moves_only_where_it_must(  # noqa: PLR0917
+    tab: HierarchyTab, handlers: Handlers, shot: Shot, depth: int, before: int, deepest: int, kept: int
 ) -> None:
-    assert moved_slider(depth, before, deepest) == (shown, moved)
+    assert kept_depth(depth, before, deepest) == kept
+    chain = "\n".join("  " * level + name for level, name in enumerate(["thing", *"abcde"][:deepest]))
+    text = f"{chain}\n{'  ' * deepest}cat\n{'  ' * deepest}dog"
+    page = handlers.climb(PAGE, *asked(shot, text=text, depth=depth, deepest=before))
+    assert page[tab.deepest] == deepest
+    assert page.get(tab.depth, depth) == kept
+    assert (tab.depth in page) == (kept != depth)
 
 
 def test_a_picture_without_segments(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
@@ -196,6 +203,20 @@ def test_what_prevents_an_answer_is_said_in_the_tab(tab: HierarchyTab, handlers:
         handlers.climb(PAGE, *asked(shot, text="a\n    b\n  c"))
     many = "\n".join(f"word {i}" for i in range(200))
     assert "press the button" in handlers.open(PAGE, *asked(shot, text=many))[tab.drawing]
+
+
+def test_without_wordnet_the_tab_says_so_and_trees_as_text_work(
+    tab: HierarchyTab, handlers: Handlers, shot: Shot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise UserError("WordNet is missing; get the project's files again.")
+
+    monkeypatch.setattr("ovdemo.hierarchy.sources.load_wordnet", missing)
+    for source in ("my words", "ImageNet-21K", "all nouns under"):
+        page = handlers.open(PAGE, *asked(shot, source=source, words="cat, dog, grass, rather new words"))
+        assert "WordNet is missing" in page[tab.drawing]
+        assert set(page) == {tab.drawing, tab.pictured}
+    assert labels(handlers.open(PAGE, *asked(shot)), tab) == ["cat", "grass", "dog"]
 
 
 def test_the_tab_opened_before_any_picture_follows_the_first(
@@ -315,16 +336,25 @@ def test_nouns_of_another_answer_are_not_shown(
     assert "details" not in page[tab.viewer]["value"]
 
 
+def test_nouns_are_a_table_with_headers_for_rows_and_columns(desk: Desk, shot: Shot) -> None:
+    analysis = desk.reopen(shot)
+    case = analysis.answer(WORDS)
+    table = ElementTree.fromstring(html.nouns(case.segmentation.segments, analysis.top_nouns(case)))
+    assert table.find(".//caption") is not None
+    assert [cell.text for cell in table.findall(".//thead//th[@scope='col']")] == ["segment", "1", "2", "3", "4", "5"]
+    assert [cell.findtext("bdi") for cell in table.findall(".//tbody//th[@scope='row']")] == ["cat", "grass", "dog"]
+    cells = table.findall(".//tbody/tr")[1].findall("td")
+    assert [(cell.findtext("bdi"), cell.findtext("b")) for cell in cells[:1]] == [("grass", "1.000")]
+    assert len(cells) == 5
+    assert "width:100.0%" in str(cells[0].find("i").attrib)  # type: ignore[union-attr]
+
+
 # --- words ---
-
-
-def encoded(lines: Iterator[Any]) -> list[Any]:
-    return list(lines)
 
 
 def test_the_words_of_a_tree_are_encoded_with_progress(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
     many = "\n".join(f"word {i}" for i in range(200))
-    *progress, last = encoded(handlers.encode(PAGE, *asked(shot, text=many)))
+    *progress, last = handlers.encode(PAGE, *asked(shot, text=many))
     assert any("of 200" in line for line in progress)
     assert "encoded" in last
     assert tab.viewer in handlers.climb(PAGE, *asked(shot, text=many))
@@ -372,3 +402,37 @@ def test_files_hold_the_shown_path_and_all_paths(handlers: Handlers, shot: Shot)
     (path,) = json.loads(one.read_text("utf-8"))["segments"]
     assert path == document["segments"][2]
     assert [level["label"] for level in path["path"]["levels"]] == ["anything", "thing", "animal", "dog"]
+
+
+# --- the endpoint ---
+
+
+def test_the_endpoint_answers_as_the_files_do(desk: Desk, handlers: Handlers, shot: Shot) -> None:
+    with gr.Blocks():
+        api = Api(desk)
+    key = desk.key(shot)
+    document = api.hierarchy(key, WORDS, "text", TREE, threshold=0.75)
+    _, file = handlers.make_files(PAGE, *asked(shot, threshold=0.75))["value"]
+    assert {"picture": "cat-dog-grass-cat.png", **document} == json.loads(Path(file).read_text("utf-8"))
+    # Inner nodes look like nothing by their names, and like what is below them by the means.
+    by_means = api.hierarchy(key, WORDS, "text", TREE, mode="greedy")["segments"][2]["path"]
+    by_names = api.hierarchy(key, WORDS, "text", TREE, mode="greedy", inner_means=False)["segments"][2]["path"]
+    assert [level["label"] for level in by_means["levels"]] == ["anything", "thing", "animal", "dog"]
+    assert by_means["levels"][1]["share"] > 0.9
+    assert by_names["levels"][1]["share"] < 0.9
+
+
+def test_the_endpoint_refuses_what_it_cannot_use(desk: Desk, shot: Shot) -> None:
+    with gr.Blocks():
+        api = Api(desk)
+    key = desk.key(shot)
+    for given, sentence in (
+        ({"source": "text"}, "empty"),
+        ({"source": "text", "text": None}, "empty"),
+        ({"source": "leaves"}, "no kind of tree"),
+        ({"mode": "upwards"}, "mode must be one of"),
+        ({"threshold": float("nan")}, "threshold must be a number"),
+        ({"margin": 2}, "margin must be a number"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            api.hierarchy(key, WORDS, **given)  # type: ignore[arg-type]

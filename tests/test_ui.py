@@ -646,17 +646,25 @@ def test_a_point_outside_chooses_nothing(point: tuple[int, int] | None) -> None:
     assert "p(" in parsed(answers.maths_html(case, point)).text
 
 
-def test_the_viewers_get_the_photograph_only_when_it_is_fresh() -> None:
+def test_viewers_find_the_photograph_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr("ovdemo.ui.files._photographs", {})
     analysis, case = answered("cat, grass")
-    shown = show(case.segmentation)
-    first, second = answers.viewer_updates(analysis, case, shown, layer="segments", fresh=True, point=(3, 3))
-    assert first["picture"].startswith("data:image/jpeg")
-    assert first["value"]["chosen"] == case.segmentation.id_map[3, 3]
-    assert first["layer"] == ""
-    assert "layer" not in second
-    again, _ = answers.viewer_updates(analysis, case, shown, layer="entropy", fresh=False, point=None)
-    assert "picture" not in again
-    assert again["layer"].startswith("data:image/jpeg")
+    value = answers.viewer_value(analysis, case, show(case.segmentation), (3, 3))
+    assert value["chosen"] == case.segmentation.id_map[3, 3]
+    head, path = str(value["picture"]).split("=", 1)
+    assert head == "gradio_api/file"
+    with Image.open(path) as photograph:
+        assert (photograph.format, photograph.size) == ("JPEG", (32, 32))
+    Path(path).unlink()  # cleaned away after an hour
+    again = answers.viewer_value(analysis, case, show(case.segmentation), None)
+    assert again == value | {"chosen": 0}
+    assert Path(path).is_file()
+
+
+def test_the_segments_themselves_are_no_layer() -> None:
+    analysis, case = answered("cat, sofa")
+    assert answers.layer_address(analysis, case, answers.LAYERS[0]) == ""
 
 
 @pytest.mark.parametrize("layer", answers.LAYERS[1:])

@@ -2,11 +2,11 @@
 // by Gradio's HTML component.
 const underlay = () => element.style.setProperty("--ov-photo", props.photo ? `url("${props.photo}")` : "none");
 
-// The bar of what is read now: `done` is the share of a download; without one it only moves.
+// The bar of what is read now: `done` is the share of a download; without one, below zero, it only moves.
 function follow() {
   for (const bar of element.querySelectorAll("progress[data-running]")) {
-    if (props.done == null) bar.removeAttribute("value");
-    else bar.value = props.done;
+    if (props.done >= 0) bar.value = props.done;
+    else bar.removeAttribute("value");
   }
 }
 

@@ -44,10 +44,11 @@ async function unpack(packed) {
 
 async function update() {
   const mine = ++turn, next = props.value;
-  if (!next || !props.picture) return;
+  const address = next && (next.picture || props.picture);
+  if (!address) return;
   const { width, height } = next.ids;
   const [map, background, layer] = await Promise.all(
-    [unpack(next.ids), photograph(props.picture, width, height), pixels(props.layer, width, height)]);
+    [unpack(next.ids), photograph(address, width, height), pixels(props.layer, width, height)]);
   if (mine !== turn) return; // a later answer has overtaken this one
   [photo, heat, ids, edges, answer] = [background, layer, map, null, next];
   [canvas.width, canvas.height] = [width, height];

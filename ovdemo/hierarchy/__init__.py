@@ -18,7 +18,7 @@ from ovdemo.hierarchy.scoring import (
 )
 from ovdemo.hierarchy.sources import SourceKind, TreeSource, ambiguous, senses, tree_bytes, tree_of
 from ovdemo.hierarchy.text import format_tree, parse_tree
-from ovdemo.hierarchy.tree import MAX_NODES, CategoryTree, Draft, Node, grow
+from ovdemo.hierarchy.tree import MAX_DEPTH, MAX_NODES, CategoryTree, Draft, Node, grow
 from ovdemo.hierarchy.wordnet_trees import (
     imagenet21k_tree,
     kinds_of_person,
@@ -29,6 +29,7 @@ from ovdemo.hierarchy.wordnet_trees import (
 )
 
 __all__ = [
+    "MAX_DEPTH",
     "MAX_NODES",
     "TREE_PRESETS",
     "CategoryTree",

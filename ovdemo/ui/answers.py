@@ -6,29 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import gradio as gr
 import numpy as np
 
-from ovdemo.display import MAX_SIDE, Shown, heat_address, hex_color, picture_address, shrink
+from ovdemo.display import MAX_SIDE, Shown, heat_address, hex_color, shrink
 from ovdemo.inspection import Case, formula_at
 from ovdemo.recipes import Recipe
 from ovdemo.rendering import overlay, segment_colors
 from ovdemo.ui import html
+from ovdemo.ui.files import photograph_address
 from ovdemo.workbench import Analysis
 
 LAYERS = ("segments", "unlabelled", "p(void)", "entropy", "margin")
 Point = tuple[int, int]
 
 
-def viewer_updates(
-    analysis: Analysis, case: Case, shown: Shown, *, layer: str, fresh: bool, point: Point | None
-) -> tuple[Any, Any]:
-    """What the viewers of the first and the second tab are to show; the photograph only where it is ``fresh``."""
-    value = shown.to_json() | {"note": note_of(analysis, case), "chosen": chosen_id(case, point)}
-    photograph: dict[str, Any] = {"picture": picture_address(analysis.picture.pixels)} if fresh else {}
-    return gr.update(value=value, layer=layer_address(analysis, case, layer), **photograph), gr.update(
-        value=value, **photograph
-    )
+def viewer_value(analysis: Analysis, case: Case, shown: Shown, point: Point | None) -> dict[str, object]:
+    """What a viewer shows of an answer. With the photograph's address, as a viewer in a tab that was never opened
+    keeps only the last value that it was sent.
+    """
+    return shown.to_json() | {
+        "picture": photograph_address(analysis.picture),
+        "note": note_of(analysis, case),
+        "chosen": chosen_id(case, point),
+    }
 
 
 def layer_address(analysis: Analysis, case: Case, layer: str) -> str:

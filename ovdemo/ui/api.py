@@ -6,7 +6,6 @@ A picture is segmented once and from then on named by its ``key``; nothing else 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
@@ -17,7 +16,7 @@ from ovdemo.errors import UserError
 from ovdemo.export import download_files
 from ovdemo.features import Contrast, display_size
 from ovdemo.fusion import FusionKind
-from ovdemo.hierarchy import SourceKind, Stopping, TreeMode, TreeSource, path_record, trace
+from ovdemo.hierarchy import SourceKind, Stopping, TreeMode, TreeSource, trace, tree_document
 from ovdemo.inspection import Case
 from ovdemo.panels import LENSES, Lens, LensKind, bounded, look
 from ovdemo.recipes import Recipe
@@ -27,7 +26,7 @@ from ovdemo.systems.registry import VARIANTS
 from ovdemo.ui.answers import overlay_of
 from ovdemo.ui.desk import Desk, sentences
 from ovdemo.ui.events import BACKGROUND_QUEUE, FILES_QUEUE, HEAVY_QUEUE, LIVE_QUEUE
-from ovdemo.ui.files import saved
+from ovdemo.ui.files import file_address, saved
 from ovdemo.ui.panel_html import png
 from ovdemo.ui.visits import Shot
 from ovdemo.ui.widgets import picture_input
@@ -195,6 +194,7 @@ class Api:
         mode: TreeMode = "roll-up",
         threshold: float = 0.5,
         margin: float = 0.0,
+        inner_means: bool = True,
     ) -> Json:
         """Place every segment in a category tree, from coarse to fine, with a probability at every step.
 
@@ -207,6 +207,8 @@ class Api:
             mode: "roll-up" sums the leaves up the tree, "greedy" descends as OPSNet does.
             threshold: probability under which a path is no longer sure, 0 to 1.
             margin: lead over the next sibling under which it is no longer sure, 0 to 1.
+            inner_means: whether "greedy" knows an inner node by the mean of what is below it; false for its own name
+                and gloss.
 
         Returns:
             The size of the tree, and for each segment its id, label and path.
@@ -215,14 +217,9 @@ class Api:
         case = self._desk.answer(analysis, recipe)
         if mode not in get_args(TreeMode):
             raise UserError(f"mode must be one of {', '.join(get_args(TreeMode))}; change it and try again.")
-        scores = analysis.tree_scores(case, TreeSource(source, text), mode)
         stopping = Stopping(share(threshold, "threshold"), share(margin, "margin"))
-        paths = zip(case.segmentation.segments, trace(scores), strict=True)
-        return {
-            "nodes": len(scores.tree),
-            "notes": list(scores.tree.notes),
-            "segments": [{"id": s.id, "label": s.label, "path": path_record(path, stopping)} for s, path in paths],
-        }
+        scores = analysis.tree_scores(case, TreeSource(source, text or ""), mode, mean_inner=inner_means)
+        return tree_document(scores.tree, case.segmentation.segments, trace(scores), stopping)
 
     def features(  # noqa: PLR0917
         self,
@@ -406,7 +403,7 @@ def _recipe(shot: Shot, words: str, presets: list[str] | None, **settings: Any) 
 
 
 def _address(file: str) -> str:
-    return f"/gradio_api/file={Path(file).as_posix()}"
+    return f"/{file_address(file)}"
 
 
 def share(value: float, name: str) -> float:

@@ -31,6 +31,7 @@ SIDES = (224, 448, 672, 896, 1120)
 _FIRST_ROWS = ("embedded:res5", "embedded:res3")
 _MOST_ROWS = 12
 _OPACITY = 0.8
+_UNKNOWN = -1  # share that is done; Gradio does not send None
 _EMPTY = "Segment a picture first; then this tab shows what the network sees in it."
 _UNFILLED = (
     "There is no grid of this picture yet. One that was asked for begins as soon as it is its turn; "
@@ -186,8 +187,7 @@ class FeaturesTab:
                     [(str(side), side) for side in SIDES],
                     value=list(SIDES),
                     label="Columns: side of the input in pixels",
-                    info="of the square with as many pixels; a panel that does not fit into this machine's memory "
-                    "says so, and what would",
+                    info="of a square with as many pixels; what does not fit into memory says so in its place",
                     elem_id="features-sides",
                 )
                 download = gr.Checkbox(label="Allow the download of missing weights", elem_id="features-download")
@@ -224,13 +224,13 @@ class FeaturesTab:
         lens, filling = self.lens, [self.filled, self.progress, self.panels]
         looked = [shot, self.filled, self.clicked, *lens.settings, *live]
         asked = [self.rows, self.sides, self.download, shot]
-        # Files of an earlier grid must not pass for this one's. Listeners of one event run one after another, so what
-        # is quick comes first.
-        outdated = [shot.change, self.fill.click, lens.kind.input, *(button.click for _, button in self.figures)]
-        gr.on(outdated, lambda: gr.update(value=None, visible=False), None, self.files, **OURS)
-        # One listener for everything that asks for a look, so that answers cannot overtake each other.
+        # One listener for everything that asks for a look, so that answers cannot overtake each other. Of one event the
+        # listeners run one after another, so what is quick comes first.
         changed = [self.filled.change, self.clicked.change, *lens.moved]
         gr.on([self.tab.select, *changed], sentences(handlers.look), looked, self.panels, **LIVE)
+        # Files of an earlier grid must not pass for this one's.
+        outdated = [shot.change, self.fill.click, lens.kind.input, *(button.click for _, button in self.figures)]
+        gr.on(outdated, lambda: gr.update(value=None, visible=False), None, self.files, **OURS)
         long: list[Any] = [
             self.tab.select(sentences(handlers.open), [self.filled, *asked], filling, **FEATURES),
             self.fill.click(sentences(handlers.fill), asked, filling, **FEATURES),
@@ -244,11 +244,13 @@ class FeaturesTab:
         long.append(
             lens.kind.input(sentences(handlers.project), [lens.kind, *asked], [self.rows, *filling], **FEATURES)
         )
+        for event in long:  # Stop, too, is an end: what was under way is over only when the page hears of that
+            event.then(handlers.end, self.filled, self.filled, **LIVE)
         lens.kind.change(None, lens.kind, None, js=_SET_LENS, api_visibility="private")
         lens.opacity.input(None, lens.opacity, None, js=_SET_OPACITY, api_visibility="private")
         self.panels.point(sentences(handlers.touch), shot, self.clicked, **POINT)
-        self.stop.click(handlers.stop, self.filled, [self.filled, self.progress], cancels=long, **OURS)
-        shot.change(handlers.leave, [shot, self.filled], filling, **OURS)
+        self.stop.click(lambda: nothing("Stopped; what is there stays."), None, self.progress, cancels=long, **OURS)
+        shot.change(handlers.leave, [shot, self.filled], [self.filled, self.progress], **OURS)
         self.make_files.click(sentences(handlers.make_files), [lens.opacity, *looked], self.files, **FILES)
 
 
@@ -346,20 +348,14 @@ class Handlers:
         """The pixel that was clicked."""
         return None if shot is None else Clicked(shot.digest, event_point(event))
 
-    def stop(self, filled: Filled | None) -> Update:
-        """What a page shows of a grid that nobody fills any more."""
-        return {
-            self._tab.filled: filled and filled.ended,
-            self._tab.progress: nothing("Stopped; what is there stays."),
-        }
+    def end(self, filled: Filled | None) -> Filled | None:
+        """A grid that nobody fills any more."""
+        return filled and filled.ended
 
     def leave(self, shot: Shot | None, filled: Filled | None) -> Update:
-        """Where the page shows another picture now, its grid is to be made; what is said of the old one is over."""
-        here = shot is not None and filled is not None and filled.digest == shot.digest
-        tab = self._tab
-        if here:
-            return {tab.filled: filled and filled.ended, tab.progress: ""}
-        return {tab.filled: None, tab.progress: "", tab.panels: nothing(_UNFILLED)}
+        """The page shows a picture from now on: the grid of another one is gone."""
+        stays = filled is not None and shot is not None and filled.digest == shot.digest
+        return {self._tab.filled: filled if stays else None, self._tab.progress: ""}
 
     def make_files(
         self,
@@ -389,8 +385,8 @@ class Handlers:
                     yield {tab.progress: gr.skip()}
                     return
                 if isinstance(one, Filled):
-                    last = one
-                    yield {tab.filled: one, tab.progress: _line(one), tab.panels: gr.update(done=None, **photograph)}
+                    last, bar = one, gr.update(done=_UNKNOWN, **photograph)
+                    yield {tab.filled: one, tab.progress: _line(one), tab.panels: bar}
                     photograph = {}  # it goes to the browser once
                 elif one is not None and one.total:
                     yield {tab.progress: html.progress(one), tab.panels: gr.update(done=one.done / one.total)}

@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from ovdemo.display import picture_address
 from ovdemo.errors import UserError
-from ovdemo.hierarchy import TREE_PRESETS, ambiguous, path_record, trace, tree_preset
+from ovdemo.hierarchy import MAX_DEPTH, TREE_PRESETS, ambiguous, path_record, trace, tree_preset
 from ovdemo.inspection import Case
 from ovdemo.ui import html, jobs
 from ovdemo.ui.answers import Point, chosen_id
@@ -31,8 +31,8 @@ from ovdemo.ui.tree_answers import (
     by_area,
     details_of,
     drawing_html,
+    kept_depth,
     level_rows,
-    moved_slider,
     row_of,
     sense_choices,
     settings_of,
@@ -50,21 +50,24 @@ Update = dict[Component, Any]
 LEVEL_HEADERS = ("segment", "path", "sure of", "p")
 
 _FIRST_PRESET = "nature"
-_FIRST_DEPTH = 8
 _NOUNS = "imagenet-21k"
 _STOPPED = "Stopped; what was encoded is kept."
 _WORDS_OFFERED = 200  # that are looked at for several senses; presets have thousands
 _TURNS = 4000  # parts of pages whose last question is remembered
 _SETTINGS = 9  # values of :attr:`HierarchyTab.settings`
 
+# The slider ends at the tree's depth in the browser alone. Where the server set its maximum, Gradio would refuse what
+# a page had asked before it heard of that.
+_SET_END = '(deepest) => ({ __type__: "update", maximum: deepest })'
+
 
 @dataclass(frozen=True)
 class HierarchyTab:
     """The components of the tab.
 
-    Three states hold what the page was sent: ``deepest`` is the greatest depth of the slider, ``pictured`` the digest
-    of the viewer's photograph, empty where it has none and None before the tab was first opened, ``best`` the
-    :class:`Nouns` of the table.
+    Three hold what the page was sent: ``deepest`` the greatest depth of its tree, ``pictured`` the digest of the
+    viewer's photograph, empty where it has none and None before the tab was first opened, ``best`` the :class:`Nouns`
+    of the table.
     """
 
     tab: gr.Tab
@@ -92,7 +95,7 @@ class HierarchyTab:
     top: gr.Button
     stop_top: gr.Button
     nouns: gr.HTML
-    deepest: gr.State
+    deepest: gr.Number
     pictured: gr.State
     best: gr.State
 
@@ -124,7 +127,8 @@ class HierarchyTab:
                     elem_id="tree-mode",
                 )
                 inner = gr.Checkbox(label="Greedy: inner nodes are the mean of their children", value=True)
-                depth = gr.Slider(0, _FIRST_DEPTH, _FIRST_DEPTH, step=1, label="Depth", elem_id="tree-depth")
+                depth = gr.Slider(0, MAX_DEPTH, MAX_DEPTH, step=1, label="Depth", buttons=[], elem_id="tree-depth")
+                deepest = gr.Number(MAX_DEPTH, precision=0, visible="hidden", elem_id="tree-deepest")
                 threshold = gr.Slider(0, 1, 0.0, step=0.01, label="Stop when less sure than", elem_id="tree-threshold")
                 margin = gr.Slider(0, 1, 0.0, step=0.01, label="Stop when the lead is smaller than")
                 note = gr.HTML(elem_id="tree-note")
@@ -141,7 +145,7 @@ class HierarchyTab:
                     with gr.Row():
                         top = gr.Button("Ask all of ImageNet-21K", elem_id="tree-top", scale=3)
                         stop_top = gr.Button("Stop", min_width=60)
-                    nouns = gr.HTML(elem_id="tree-nouns")
+                    nouns = gr.HTML(elem_id="tree-nouns", apply_default_css=False)
                 with gr.Accordion("The path as JSON", open=False):
                     record = gr.JSON(elem_id="tree-json")
                     make_files = gr.Button("Make files: this path, and the paths of all segments", elem_id="tree-make")
@@ -172,7 +176,7 @@ class HierarchyTab:
             top=top,
             stop_top=stop_top,
             nouns=nouns,
-            deepest=gr.State(_FIRST_DEPTH),
+            deepest=deepest,
             pictured=gr.State(None),
             best=gr.State(None),
         )
@@ -211,6 +215,7 @@ class HierarchyTab:
         gr.on([*finished, self.mode.input, self.inner.input], sentences(handlers.climb), asked, shown, **LIVE)
         gr.on([self.threshold.input, self.margin.input], quietly(handlers.climb), asked, shown, **LIVE)
         self.depth.input(quietly(handlers.recolor), asked, viewed, **LIVE)
+        self.deepest.change(None, self.deepest, self.depth, js=_SET_END, api_visibility="private")
         self.viewer.point(sentences(handlers.touch), asked, [point, *shown], **POINT)
 
         encoding = self.encode.click(sentences(handlers.encode), asked, self.note, **BACKGROUND)
@@ -398,7 +403,7 @@ class Handlers:
     def _ask(self, inputs: Sequence[Any]) -> Question:
         shot, point, deepest, pictured, best, *values = inputs
         settings, live = settings_of(values[:_SETTINGS]), tuple(values[_SETTINGS:])
-        return Question(self._turns.ask(), shot, point, deepest, pictured, best, settings, live)
+        return Question(self._turns.ask(), shot, point, int(deepest), pictured, best, settings, live)
 
     def _open(self, request: gr.Request, question: Question, **more: Update) -> Update | Any:
         try:
@@ -418,7 +423,7 @@ class Handlers:
         tab, stopping = self._tab, question.settings.stopping
         analysis, case = known(self._desk, question.shot, question.live)
         found = self._climbed(analysis, case, question)
-        depth, moved = moved_slider(question.settings.depth, question.deepest, found.deepest)
+        depth = kept_depth(question.settings.depth, question.deepest, found.deepest)
         path: Update = {
             tab.drawing: drawing_html(found, stopping),
             tab.levels: level_rows(case, found.paths, stopping),
@@ -426,8 +431,8 @@ class Handlers:
             tab.note: tree_note(found.scores.tree),
             tab.deepest: found.deepest,
         }
-        if moved:
-            path[tab.depth] = gr.update(**moved)
+        if depth != question.settings.depth:
+            path[tab.depth] = depth
         picture = self._viewed(analysis, case, found, question, depth)
         return self._fill(request, question, picture=picture, path=path, **more)
 

@@ -127,7 +127,10 @@ def suggestions(found: Iterable[Suggestion]) -> str:
 
 
 def nouns(segments: Sequence[Segment], found: Sequence[Sequence[ClassProbability]]) -> str:
-    """The best nouns of every segment as a table, a row a segment, with a bar for each noun (OPSNet, Figure 3)."""
+    """The best nouns of every segment as a table, a row a segment (OPSNet, Figure 3).
+
+    Bars are relative to a segment's best noun: among 21,841 even that may have a hundredth of the probability.
+    """
     if not segments:
         return lead("There is no segment to name; find one in the Segment tab first.")
     places = max(map(len, found))
@@ -136,13 +139,14 @@ def nouns(segments: Sequence[Segment], found: Sequence[Sequence[ClassProbability
     for segment, best in zip(segments, found, strict=True):
         cells = "".join(
             f'<td class="ov-noun"><bdi>{escape(noun.label)}</bdi> <b>{noun.probability:.3f}</b>'
-            f'<i class="ov-fused" style="width:{100 * noun.probability:.1f}%"></i></td>'
+            f'<i class="ov-fused" style="width:{100 * noun.probability / (best[0].probability or 1):.1f}%"></i></td>'
             for noun in best
         )
         body += f'<tr><th scope="row"><bdi>{escape(segment.label)}</bdi> <small>#{segment.id}</small></th>{cells}</tr>'
     return (
         '<div class="ov-nouns" tabindex="0" role="region" aria-label="Best nouns of every segment">'
-        "<table><caption>The likeliest of ImageNet-21K's nouns for every segment, and their probabilities</caption>"
+        "<table><caption>The likeliest of ImageNet-21K's nouns for every segment, with their probabilities; "
+        "bars are relative to the first</caption>"
         f'<thead><tr><th scope="col">segment</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 

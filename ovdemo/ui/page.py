@@ -30,10 +30,11 @@ from ovdemo.ui.answers import (
     chosen_id,
     class_rows,
     inspector_html,
+    layer_address,
     maths_html,
     overlay_of,
     table_rows,
-    viewer_updates,
+    viewer_value,
 )
 from ovdemo.ui.controls import Controls, known, recipe_of
 from ovdemo.ui.desk import Desk, quietly, sentences
@@ -142,14 +143,14 @@ class Page:
         case = self._desk.answer(analysis, recipe, watch)
         with watch.step("draw"):
             shown = show(case.segmentation)
-            first, second = viewer_updates(analysis, case, shown, layer=layer, fresh=fresh, point=point)
+            value = viewer_value(analysis, case, shown, point)
         return {
-            tab.viewer: first,
+            tab.viewer: gr.update(value=value, layer=layer_address(analysis, case, layer)),
             tab.timing: html.timing_strip(watch.steps),
             tab.inspector: inspector_html(analysis, case, point),
             tab.table: table_rows(case),
             self._code: recipe.to_link(),
-            ensemble.viewer: second,
+            ensemble.viewer: gr.update(value=value),
             ensemble.maths: maths_html(case, point, shown),
             ensemble.classes: class_rows(case, self._default(analysis, recipe)),
             ensemble.papers: html.published(recipe.alpha, recipe.beta),

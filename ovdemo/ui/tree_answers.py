@@ -93,20 +93,16 @@ class Climbed:
         return max((1, *(len(path.steps) - 1 for path in self.paths)))
 
 
-def moved_slider(depth: int, before: int, deepest: int) -> tuple[int, dict[str, Any]]:
-    """The depth to show, and what to tell the slider.
-
-    Its value is the visitor's: it moves only where the tree has become less deep than that, and where it stood at the
-    end, which it then keeps to.
+def kept_depth(depth: int, before: int, deepest: int) -> int:
+    """Where the depth slider is to stand, which is the visitor's: it moves where the tree ends above it, or where it
+    stood at the end, and then keeps to the end.
 
     Args:
-        depth: where the slider stands.
+        depth: where it stands.
         before: its maximum until now.
         deepest: its maximum from now on.
     """
-    shown = deepest if depth == before else min(depth, deepest)
-    moved = {} if before == deepest else {"maximum": deepest}
-    return shown, moved if shown == depth else {**moved, "value": shown}
+    return deepest if depth == before else min(depth, deepest)
 
 
 def shown_value(case: Case, found: Climbed, depth: int, stopping: Stopping) -> dict[str, Any]:

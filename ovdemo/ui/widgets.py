@@ -24,11 +24,11 @@ element.addEventListener("click", (event) => {
 def segment_viewer(elem_id: str) -> gr.HTML:
     """A picture with its segments, drawn in the browser: hover, legend, opacity, original beside result.
 
-    The value is :meth:`ovdemo.display.Shown.to_json` with, optionally, ``note`` (a sentence) and ``chosen`` (a segment
-    id). The properties ``picture`` and ``layer`` are data addresses of pictures: the photograph, and what is shown over
-    it instead of the segments; ``look`` sets opacity, outlines and labels as :attr:`ovdemo.recipes.Recipe.drawing` has
-    them. The value may also hold ``details``: by segment id, pairs of name and probability to show under the pointer.
-    The event ``point`` carries ``x`` and ``y``, a pixel of the picture; the event ``restyle`` what ``look`` holds.
+    The value is :meth:`ovdemo.display.Shown.to_json` with ``picture``, the address of the photograph, and optionally
+    ``note`` (a sentence), ``chosen`` (a segment id) and ``details`` (by segment id, pairs of name and probability to
+    show under the pointer). The property ``layer`` is the address of a picture that is shown over the photograph instead
+    of the segments; ``look`` sets opacity, outlines and labels as :attr:`ovdemo.recipes.Recipe.drawing` has them. The
+    event ``point`` carries ``x`` and ``y``, a pixel of the picture, and the event ``restyle`` what ``look`` holds.
     """
     return gr.HTML(
         html_template=page_text("viewer"),
