@@ -22,14 +22,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ovdemo.default_model import chosen_model
 from ovdemo.display import show
+from ovdemo.features import display_size
 from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.hierarchy import TreeMode, TreeSource, trace
 from ovdemo.images import Picture, load_picture
-from ovdemo.inspection import Case, inspect
+from ovdemo.inspection import Case, formula_at
 from ovdemo.loading import load_system
 from ovdemo.merging import Merging, merge
+from ovdemo.panels import FeatureDesk, Lens, Reading, View, look
 from ovdemo.segmentation import Segmentation
 from ovdemo.systems.base import Proposals, System
+from ovdemo.systems.registry import find_variant
 from ovdemo.vocabulary import (
     VILD_14,
     EmbeddingCache,
@@ -46,6 +51,7 @@ from ovdemo.workbench import Analysis, Workbench, shipped_rows
 _PRESETS = ("coco-panoptic", "lvis-1203")
 _SAMPLE_NAMES = 8
 _PAGE_CLASSES = (8, 133)  # what people type; a preset
+_PANEL = 448  # pixels
 _ALPHA_STEP = 0.618034  # its multiples, modulo 1, spread evenly and do not repeat
 
 _Result = TypeVar("_Result")
@@ -124,6 +130,7 @@ class _Bench:
         self.system, self.cache, self.repeats, self.progress = system, cache, repeats, progress
         self.workbench = Workbench(system, cache)
         self.timings: list[Timing] = []
+        self._new = itertools.count()
 
     def report(self, model: str, picture: Picture, precision: str, random_weights: bool) -> Report:
         system = self.system
@@ -148,6 +155,8 @@ class _Bench:
 
             self._time(f"merge, {size}", remerge, times=3)
         self._time_page(Analysis(self.workbench, picture, proposals, system.resize_rule, None))
+        if find_variant(chosen_model(model)).embedded is not None:
+            self._time_features(picture)
         cuda = system.device.type == "cuda"
         return Report(
             model=model,
@@ -170,10 +179,13 @@ class _Bench:
             pairs = itertools.combinations(known[size - 2 :], 2)
             slider = ((words, Fusion(alpha=turn * _ALPHA_STEP % 1)) for turn in itertools.count(1))
             edits = ((Vocabulary((*known[: size - 2], *pair)), default) for pair in pairs)
-            novel = ((Vocabulary((*known[: size - 1], _new_class(turn))), default) for turn in itertools.count())
+            novel = (
+                (Vocabulary((*known[: size - 1], _new_class(next(self._new)))), default) for _ in itertools.count()
+            )
             asked = {"slider": slider, "known words": edits, "a new word": novel}
             for what, questions in asked.items():
                 self._time_answers(f"{what} to new picture, {size} classes", analysis, questions)
+        self._time_trees(analysis)
         case = analysis.answer(words)
         row, column = (side // 2 for side in case.segmentation.id_map.shape)
         nouns = load_preset("imagenet-21k")
@@ -183,6 +195,60 @@ class _Bench:
         self._time("uncertainty maps", lambda: analysis.uncertainty(case), times=3)
         self._time("sensitivity, 121 settings", lambda: analysis.sensitivity(case), times=3)
         self._time("suggest of 21,841 nouns", lambda: analysis.suggest(case), times=3)
+
+    def _time_trees(self, analysis: Analysis) -> None:
+        """From cached proposals and embeddings, each time for another answer, as trees are remembered with theirs.
+
+        Answers are of instances: a hundred segments, more than a picture mostly has.
+        """
+        nouns = load_preset("imagenet-21k")
+        if self.workbench.names_to_encode(nouns):  # that would take hours, and values do not matter here
+            self._random(nouns)
+        leaves, merging = load_preset("coco-panoptic"), Merging("instance")
+        turns = range(1, 3 * self.repeats + 2)
+        cases = [analysis.answer(leaves, fusion=Fusion(alpha=t * _ALPHA_STEP % 1), merging=merging) for t in turns]
+        own, everything = TreeSource("words"), TreeSource("imagenet-21k")
+
+        def climb(source: TreeSource, mode: TreeMode) -> Callable[[], object]:
+            left = iter(cases)
+            return lambda: trace(analysis.tree_scores(next(left), source, mode, mean_inner=True))
+
+        self._time("tree of 133 words, roll-up", climb(own, "roll-up"), times=3)
+        self._time("tree of 133 words, greedy", climb(own, "greedy"), times=3)
+        self._time("ImageNet-21K's tree, roll-up", climb(everything, "roll-up"), times=3)
+
+    def _time_features(self, picture: Picture) -> None:
+        """Panels of the embedded model's features, and lenses on features that are remembered."""
+        desk = FeatureDesk(lambda name: self.workbench)
+
+        def fill() -> tuple[View | str, ...]:
+            desk.forget(picture.digest)
+            return look(desk, desk.read(picture, "embedded", ("res5",), _PANEL), Lens())
+
+        self._time(f"panel of {_PANEL} px, encode and k-means", fill)
+        layers = ("res3", "res5", "projected")
+        readings = desk.read(picture, "embedded", layers, _PANEL)
+        clusters = itertools.cycle(itertools.product(range(2, 21), (False, True)))
+        points = itertools.count()
+        words = [entry.label for entry in load_preset("coco-panoptic").classes]
+        typed = itertools.cycle(words)
+        lenses: dict[str, Callable[[], Lens]] = {
+            "k-means": lambda: Lens("k-means", *next(clusters)),
+            "PCA": lambda: Lens("PCA"),
+            "word": lambda: Lens("word", words=next(typed)),
+            "click": lambda: Lens("click", point=(next(points) % picture.width, 0)),
+        }
+        for name, lens in lenses.items():
+            for reading in readings:
+                if name == "word" and not reading.features.layer.projected:
+                    continue
+
+                def change(lens: Callable[[], Lens] = lens, reading: Reading = reading) -> None:
+                    for view in look(desk, (reading,), lens()):
+                        assert isinstance(view, View)
+                        view.draw(display_size(reading.features.picture), "nearest")
+
+                self._time(f"lens {name}, {reading.features.layer.name} at {_PANEL} px", change)
 
     def _time_answers(self, step: str, analysis: Analysis, questions: Iterator[tuple[Vocabulary, Fusion]]) -> None:
         self._time(step, lambda: _for_page(analysis, *next(questions)), times=3)
@@ -219,7 +285,7 @@ def _for_page(analysis: Analysis, vocabulary: Vocabulary, fusion: Fusion) -> Cas
     analysis.answer(vocabulary)  # what the table of classes compares with
     shown = show(case.segmentation)
     largest = shown.segments[0] if shown.segments else None
-    inspect(case, largest.x if largest else 0, largest.y if largest else 0)  # the numbers of the formula
+    formula_at(case, largest.x if largest else 0, largest.y if largest else 0)
     json.dumps(shown.to_json())
     return case
 
