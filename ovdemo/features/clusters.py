@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
 
 from ovdemo.errors import UserError
 from ovdemo.features.maps import FeatureMap, joint_rows, resize_cells, sample_rows
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 CLUSTERS = (2, 20)
 
@@ -67,6 +70,8 @@ def cluster(maps: Sequence[FeatureMap], k: int, *, seed: int = 0, median: bool =
             f"{k} clusters cannot be made of {len(rows)} cells: choose fewer clusters, a larger input size or a finer "
             "layer."
         )
+    from sklearn.cluster import KMeans  # noqa: PLC0415 - a second that a page need not wait for when it starts
+
     model = KMeans(k, n_init=_STARTS, max_iter=_ROUNDS, random_state=seed).fit(rows)
     return tuple(_assign(model, panel, median) for panel in maps)
 

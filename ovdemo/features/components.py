@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from ovdemo.features.maps import FeatureMap, joint_rows, sample_rows
 
@@ -50,6 +49,8 @@ def _scores(rows: np.ndarray) -> np.ndarray:
     sample = sample_rows(rows, _FITTED)
     if np.ptp(sample, axis=0).max() < _FLAT:
         return np.zeros((len(rows), _CHANNELS), np.float32)
+    from sklearn.decomposition import PCA  # noqa: PLC0415 - a second that a page need not wait for when it starts
+
     model = PCA(min(_CHANNELS, *sample.shape), random_state=0).fit(sample)
     scores = model.transform(rows)
     return np.pad(scores, ((0, 0), (0, _CHANNELS - scores.shape[1])))

@@ -10,8 +10,6 @@ from typing import Literal
 import cv2
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 
 from ovdemo.features.clusters import ClusterMap
 from ovdemo.features.maps import FeatureMap, Size, resize_cells
@@ -74,6 +72,8 @@ def grid_png(
     """
     first = next((panel for row in panels for panel in row if panel is not None), np.zeros((1, 1, 3), np.uint8))
     width, height = _PANEL_INCHES, _PANEL_INCHES * first.shape[0] / first.shape[1]
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second that a page need not wait for when it starts
+
     figure = Figure(figsize=(width * len(columns) + 0.5, height * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for row, label in enumerate(rows):
@@ -135,6 +135,8 @@ def _smooth_labels(panel: ClusterMap, size: Size) -> np.ndarray:
 
 def _label(text: str) -> str:
     """One line that the font can show: what it lacks becomes a box."""
+    from matplotlib.font_manager import findfont, get_font  # noqa: PLC0415 - as above
+
     font = get_font(findfont("DejaVu Sans"))
     line = " ".join(text.split())
     line = line if len(line) <= _LONGEST_LABEL else line[: _LONGEST_LABEL - 1] + "…"

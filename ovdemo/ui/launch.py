@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -125,6 +126,7 @@ def _warm_up(desk: Desk, ready: threading.Event) -> None:
     except Exception:
         log.exception("the default model does not work")
     lint("cat")  # reads all presets
+    importlib.import_module("sklearn.cluster")  # a second that the first panel of features need not wait for
     start_loading(then=lambda: imagenet21k_tree(load_wordnet()))
 
 
