@@ -92,7 +92,10 @@ def test_the_endpoints_and_their_parameters(client: Client) -> None:
         "/segment": ["picture", "words", "model", "short_side", "presets"],
         "/rescore": ["key", "words", *SETTINGS],
         "/inspect": ["key", "words", "x", "y", *SETTINGS],
-        "/hierarchy": ["key", "words", "source", "text", "mode", "threshold", "margin"],
+        "/hierarchy": [
+            *("key", "words", "source", "text", "mode", "threshold", "margin"),
+            *("inner_means", "fusion", "alpha", "beta", "presets"),
+        ],
         "/features": [
             *("key", "source", "layer", "size", "k", "lens", "words", "x", "y"),
             *("median", "foreground", "contrast"),

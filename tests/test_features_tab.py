@@ -45,7 +45,14 @@ def desk(tiny: Variant, monkeypatch: pytest.MonkeyPatch) -> Desk:
     def here(name: str = "") -> Workbench:
         return workbench
 
-    models: Any = SimpleNamespace(get=here, loaded=here, forget=workbench.forget, device="cpu", accelerate=None)
+    models: Any = SimpleNamespace(
+        get=here,
+        loaded=here,
+        state=lambda name: SimpleNamespace(ready=name == "fcclip-embedded"),
+        forget=workbench.forget,
+        device="cpu",
+        accelerate=None,
+    )
     return Desk(models)
 
 

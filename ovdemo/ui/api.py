@@ -195,6 +195,10 @@ class Api:
         threshold: float = 0.5,
         margin: float = 0.0,
         inner_means: bool = True,
+        fusion: FusionKind = "geometric",
+        alpha: float = 0.4,
+        beta: float = 0.8,
+        presets: list[str] | None = None,
     ) -> Json:
         """Place every segment in a category tree, from coarse to fine, with a probability at every step.
 
@@ -209,11 +213,15 @@ class Api:
             margin: lead over the next sibling under which it is no longer sure, 0 to 1.
             inner_means: whether "greedy" knows an inner node by the mean of what is below it; false for its own name
                 and gloss.
+            fusion: how the two classifiers are combined, in the picture and in the tree.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
+            beta: the same for unseen classes.
+            presets: as for /segment.
 
         Returns:
             The size of the tree, and for each segment its id, label and path.
         """
-        analysis, recipe = self._recall(key, words)
+        analysis, recipe = self._recall(key, words, presets, fusion_kind=fusion, alpha=alpha, beta=beta)
         case = self._desk.answer(analysis, recipe)
         if mode not in get_args(TreeMode):
             raise UserError(f"mode must be one of {', '.join(get_args(TreeMode))}; change it and try again.")

@@ -44,7 +44,12 @@ class Desk:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self.features = FeatureDesk(models.get, device=models.device, accelerate=models.accelerate)
+        self.features = FeatureDesk(
+            models.get,
+            ready=lambda name: models.state(name).ready,
+            device=models.device,
+            accelerate=models.accelerate,
+        )
         self._lock = threading.Lock()
         self.visits = Visits()
         self._keys: OrderedDict[str, Shot] = OrderedDict()

@@ -26,8 +26,8 @@ def segment_viewer(elem_id: str) -> gr.HTML:
 
     The value is :meth:`ovdemo.display.Shown.to_json` with ``picture``, the address of the photograph, and optionally
     ``note`` (a sentence), ``chosen`` (a segment id) and ``details`` (by segment id, pairs of name and probability to
-    show under the pointer). The property ``layer`` is the address of a picture that is shown over the photograph instead
-    of the segments; ``look`` sets opacity, outlines and labels as :attr:`ovdemo.recipes.Recipe.drawing` has them. The
+    show under the pointer). The property ``layer`` is the address of a picture that is shown over the photograph, not
+    the segments; ``look`` sets opacity, outlines and labels as :attr:`ovdemo.recipes.Recipe.drawing` has them. The
     event ``point`` carries ``x`` and ``y``, a pixel of the picture, and the event ``restyle`` what ``look`` holds.
     """
     return gr.HTML(
@@ -61,7 +61,8 @@ def feature_panels(elem_id: str) -> gr.HTML:
     """A grid of panels over one photograph, whose data address is the property ``photo``.
 
     The value is :func:`ovdemo.ui.panel_html.panel_grid`. The event ``point`` carries ``x`` and ``y``, a pixel of the
-    picture that was clicked where the grid is looked at through the lens ``click``.
+    picture that was clicked where the grid is looked at through the lens ``click``. The property ``done`` is how much
+    of a download is there, 0 to 1, or -1 where nothing is downloaded.
     """
     script = (_ASSETS / "features.js").read_text("utf-8")
     return gr.HTML(js_on_load=script, apply_default_css=False, elem_id=elem_id, photo="")
