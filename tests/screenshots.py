@@ -21,7 +21,7 @@ TABS = {  # and what is there once a tab shows its answer
     "Segment": DRAWN.format("#viewer"),
     "Ensemble": DRAWN.format("#ensemble-viewer"),
     "Hierarchy": DRAWN.format("#tree-viewer"),
-    "Features": ".ov-panel img",
+    "Features": ".ov-panels:not(:has(progress)) .ov-panel img",
 }
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 

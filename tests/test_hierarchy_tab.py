@@ -81,7 +81,7 @@ def handlers(tab: HierarchyTab, desk: Desk, point: gr.State) -> Handlers:
 
 def asked(shot: Shot | None, *, words: str = WORDS, depth: int = 8, **given: Any) -> list[Any]:
     """The inputs of a handler, in the order of Question."""
-    sent = [given.get("point"), given.get("deepest", 8), given.get("pictured"), given.get("best")]
+    sent = [given.get("point"), given.get("deepest", 8), given.get("opened", False), given.get("best")]
     source, text, noun = given.get("source", "a tree as text"), given.get("text", TREE), given.get("noun", "animal")
     choices, mode, mean_inner = given.get("choices", {}), given.get("mode", "roll-up"), given.get("mean_inner", True)
     live = [
@@ -114,8 +114,8 @@ def skipped(answer: Any) -> bool:
 def test_the_tab_opens_on_the_largest_segment(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
     page = handlers.open(PAGE, *asked(shot))
     assert labels(page, tab) == ["cat", "grass", "dog"]
-    assert page[tab.viewer]["picture"].startswith("data:image/jpeg;base64,")
-    assert page[tab.pictured] == shot.digest
+    assert page[tab.viewer]["value"]["picture"].startswith("gradio_api/file=")
+    assert page[tab.opened]
     assert page[tab.record]["answer"] == "cat"
     assert [row[0] for row in page[tab.levels]] == ["1 cat", "2 grass", "3 dog"]
     assert "anything > thing > animal > cat" in page[tab.drawing].replace("&gt;", ">")
@@ -126,7 +126,7 @@ def test_the_tab_opens_on_the_largest_segment(tab: HierarchyTab, handlers: Handl
 
 def test_a_click_shows_a_segments_path(tab: HierarchyTab, handlers: Handlers, shot: Shot, point: gr.State) -> None:
     event: Any = SimpleNamespace(_data={"x": IN_THE_DOG[0], "y": IN_THE_DOG[1]})
-    page = handlers.touch(PAGE, event, *asked(shot, deepest=3, depth=2, pictured=shot.digest))
+    page = handlers.touch(PAGE, event, *asked(shot, deepest=3, depth=2, opened=True))
     assert page[tab.record]["levels"][-1]["label"] == "dog"
     assert page[point] == IN_THE_DOG
     assert page[tab.viewer]["value"]["chosen"] == 3
@@ -138,23 +138,12 @@ def test_the_depth_slider_is_answered_with_the_viewer_alone(tab: HierarchyTab, h
     """Anything sent to the slider itself would pull it back from where it is dragged to."""
     seen = []
     for depth in (3, 2, 1, 0):
-        page = handlers.recolor(PAGE, *asked(shot, deepest=3, depth=depth, pictured=shot.digest))
-        assert set(page) == {tab.viewer, tab.pictured}
-        assert "picture" not in page[tab.viewer]
+        page = handlers.recolor(PAGE, *asked(shot, deepest=3, depth=depth, opened=True))
+        assert set(page) == {tab.viewer, tab.opened}
         seen.append(labels(page, tab))
     assert seen == [
         ["cat", "grass", "dog"], ["animal", "grass", "animal"], ["thing", "stuff", "thing"], ["anything"] * 3
     ]  # fmt: skip
-
-
-def test_the_photograph_is_sent_where_the_viewer_has_another(
-    tab: HierarchyTab, handlers: Handlers, desk: Desk, shot: Shot, tmp_path: Path
-) -> None:
-    assert "picture" not in handlers.climb(PAGE, *asked(shot, pictured=shot.digest))[tab.viewer]
-    other = opened(desk, tmp_path, "dog", "grass")
-    page = handlers.recolor(PAGE, *asked(other, pictured=shot.digest))
-    assert page[tab.viewer]["picture"]
-    assert page[tab.pictured] == other.digest
 
 
 @pytest.mark.parametrize(
@@ -190,7 +179,7 @@ def test_a_picture_without_segments(tab: HierarchyTab, handlers: Handlers, shot:
     assert "There is no segment" in page[tab.drawing]
     assert page[tab.deepest] == 1
     list(handlers.encode_nouns(PAGE, *asked(shot)))
-    assert "There is no segment" in handlers.name(PAGE, *asked(shot, object_threshold=1.0, pictured=""))[tab.nouns]
+    assert "There is no segment" in handlers.name(PAGE, *asked(shot, object_threshold=1.0, opened=True))[tab.nouns]
     (file,) = handlers.make_files(PAGE, *asked(shot, object_threshold=1.0))["value"]
     assert json.loads(Path(file).read_text("utf-8"))["segments"] == []
 
@@ -198,7 +187,7 @@ def test_a_picture_without_segments(tab: HierarchyTab, handlers: Handlers, shot:
 def test_what_prevents_an_answer_is_said_in_the_tab(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
     page = handlers.open(PAGE, *asked(shot, text="a\n    b\n  c"))
     assert "Line 3: the indentation" in page[tab.drawing]
-    assert page[tab.pictured] == ""
+    assert page[tab.opened]
     with pytest.raises(UserError, match="Line 3"):
         handlers.climb(PAGE, *asked(shot, text="a\n    b\n  c"))
     many = "\n".join(f"word {i}" for i in range(200))
@@ -215,7 +204,7 @@ def test_without_wordnet_the_tab_says_so_and_trees_as_text_work(
     for source in ("my words", "ImageNet-21K", "all nouns under"):
         page = handlers.open(PAGE, *asked(shot, source=source, words="cat, dog, grass, rather new words"))
         assert "WordNet is missing" in page[tab.drawing]
-        assert set(page) == {tab.drawing, tab.pictured}
+        assert set(page) == {tab.drawing, tab.opened}
     assert labels(handlers.open(PAGE, *asked(shot)), tab) == ["cat", "grass", "dog"]
 
 
@@ -225,7 +214,7 @@ def test_the_tab_opened_before_any_picture_follows_the_first(
     page = handlers.open(PAGE, *asked(None))
     assert "press Segment" in page[tab.drawing]
     shot = opened(desk, tmp_path, "dog", "grass")
-    assert labels(handlers.follow(PAGE, *asked(shot, pictured=page[tab.pictured])), tab) == ["grass", "dog"]
+    assert labels(handlers.follow(PAGE, *asked(shot, opened=page[tab.opened])), tab) == ["grass", "dog"]
     assert skipped(handlers.follow(PAGE, *asked(shot)))  # a tab that nobody opened costs nothing
 
 
@@ -245,11 +234,11 @@ def test_answers_for_an_earlier_picture_are_dropped(
 ) -> None:
     opened(desk, tmp_path, "dog", "grass")
     event: Any = SimpleNamespace(_data={"x": 3, "y": 3})
-    inputs = asked(shot, pictured="")
+    inputs = asked(shot, opened=True)
     for handler in (handlers.open, handlers.climb, handlers.recolor, handlers.name, handlers.make_files):
         assert skipped(handler(PAGE, *inputs))
     assert skipped(handlers.touch(PAGE, event, *inputs))
-    assert skipped(handlers.offer(PAGE, "", shot, None, {}, *inputs[-10:]))
+    assert skipped(handlers.offer(PAGE, True, shot, None, {}, *inputs[-10:]))
     assert skipped(handlers.explain(PAGE, shot, "cat", {}, *inputs[-10:]))
     for lines in (handlers.encode(PAGE, *inputs), handlers.encode_nouns(PAGE, *inputs)):
         assert all(map(skipped, lines))
@@ -265,11 +254,11 @@ def test_an_earlier_answer_does_not_replace_a_later_one(
     def slow(self: Handlers, *rest: Any) -> Any:
         if not moved:
             moved.append(None)
-            moved.append(self.recolor(PAGE, *asked(shot, depth=1, pictured="")))
+            moved.append(self.recolor(PAGE, *asked(shot, depth=1, opened=True)))
         return climbed(self, *rest)
 
     monkeypatch.setattr(Handlers, "_climbed", slow)
-    page = handlers.climb(PAGE, *asked(shot, pictured=""))
+    page = handlers.climb(PAGE, *asked(shot, opened=True))
     assert labels(moved[1], tab) == ["thing", "stuff", "thing"]
     assert tab.viewer not in page
     assert page[tab.record]["answer"] == "cat"  # nobody else has filled that part
@@ -293,7 +282,7 @@ def test_turns_are_taken_page_by_page_and_part_by_part() -> None:
 
 
 def test_nouns_come_with_a_click_and_then_by_themselves(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
-    inputs = asked(shot, pictured=shot.digest)
+    inputs = asked(shot, opened=True)
     page = handlers.name(PAGE, *inputs)
     assert page == {tab.top: gr.update(visible=True), tab.stop_top: gr.update(visible=True)}
     *progress, last = handlers.encode_nouns(PAGE, *inputs)
@@ -312,7 +301,7 @@ def test_nouns_come_with_a_click_and_then_by_themselves(tab: HierarchyTab, handl
     best = page[tab.best]
     assert isinstance(best, Nouns)
 
-    inputs = asked(shot, pictured=shot.digest, best=best, depth=1)
+    inputs = asked(shot, opened=True, best=best, depth=1)
     assert skipped(handlers.name(PAGE, *inputs))
     assert handlers.recolor(PAGE, *inputs)[tab.viewer]["value"]["details"] == details
 
@@ -322,16 +311,16 @@ def test_nouns_of_another_answer_are_not_shown(
 ) -> None:
     stale = Nouns("another answer", {"1": [("tiger", 1.0)]})
     assert "details" not in handlers.climb(PAGE, *asked(shot, best=stale))[tab.viewer]["value"]
-    page = handlers.name(PAGE, *asked(shot, pictured=shot.digest, best=stale))
+    page = handlers.name(PAGE, *asked(shot, opened=True, best=stale))
     assert (page[tab.best], page[tab.nouns]) == (None, "")
     list(handlers.encode_nouns(PAGE, *asked(shot)))
-    best = handlers.name(PAGE, *asked(shot, pictured=shot.digest))[tab.best]
+    best = handlers.name(PAGE, *asked(shot, opened=True))[tab.best]
     for changed in ({"words": "dog, grass"}, {"fusion": "out-of-vocabulary"}):
-        inputs = asked(shot, pictured=shot.digest, best=best, **changed)
+        inputs = asked(shot, opened=True, best=best, **changed)
         assert "details" not in handlers.climb(PAGE, *inputs)[tab.viewer]["value"]
         assert handlers.name(PAGE, *inputs)[tab.best].about != best.about
     other = opened(desk, tmp_path, "dog", "grass")
-    page = handlers.follow(PAGE, *asked(other, pictured=shot.digest, best=best))
+    page = handlers.follow(PAGE, *asked(other, opened=True, best=best))
     assert (page[tab.best], page[tab.nouns]) == (None, "")
     assert "details" not in page[tab.viewer]["value"]
 
@@ -362,20 +351,20 @@ def test_the_words_of_a_tree_are_encoded_with_progress(tab: HierarchyTab, handle
 
 def test_words_with_several_senses_are_offered(tab: HierarchyTab, handlers: Handlers, shot: Shot) -> None:
     live = asked(shot, words="mouse, giraffe, cat, grass")[-10:]
-    page = handlers.offer(PAGE, "", shot, None, {}, *live)
+    page = handlers.offer(PAGE, True, shot, None, {}, *live)
     assert page[tab.word] == gr.update(choices=["cat", "grass", "mouse"], value="cat", info=None)
-    page = handlers.offer(PAGE, "", shot, "mouse", {"mouse": "mouse.n.04"}, *live)
+    page = handlers.offer(PAGE, True, shot, "mouse", {"mouse": "mouse.n.04"}, *live)
     assert page[tab.word]["value"] == "mouse"
     assert page[tab.sense]["value"] == "mouse.n.04"
     assert handlers.explain(PAGE, shot, "cat", {}, *live)["value"] == "cat.n.01"
-    assert skipped(handlers.offer(PAGE, None, shot, None, {}, *live))
+    assert skipped(handlers.offer(PAGE, False, shot, None, {}, *live))
 
 
 def test_of_thousands_of_words_the_pictures_own_are_offered(
     tab: HierarchyTab, handlers: Handlers, shot: Shot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hierarchy_tab, "_WORDS_OFFERED", 2)
-    page = handlers.offer(PAGE, "", shot, None, {}, *asked(shot, words="mouse, table, dog, grass, cat")[-10:])
+    page = handlers.offer(PAGE, True, shot, None, {}, *asked(shot, words="mouse, table, dog, grass, cat")[-10:])
     assert page[tab.word]["choices"] == ["cat", "grass"]
     assert page[tab.word]["info"] == "of 5 words only 2 are listed here, the picture's own first"
 

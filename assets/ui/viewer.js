@@ -44,11 +44,10 @@ async function unpack(packed) {
 
 async function update() {
   const mine = ++turn, next = props.value;
-  const address = next && (next.picture || props.picture);
-  if (!address) return;
+  if (!next) return;
   const { width, height } = next.ids;
   const [map, background, layer] = await Promise.all(
-    [unpack(next.ids), photograph(address, width, height), pixels(props.layer, width, height)]);
+    [unpack(next.ids), photograph(next.picture, width, height), pixels(props.layer, width, height)]);
   if (mine !== turn) return; // a later answer has overtaken this one
   [photo, heat, ids, edges, answer] = [background, layer, map, null, next];
   [canvas.width, canvas.height] = [width, height];
@@ -246,6 +245,6 @@ function restyle() {
 }
 find("full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()));
 new ResizeObserver(() => answer && placeChips()).observe(canvas);
-watch(["value", "picture", "layer"], update);
+watch(["value", "layer"], update);
 watch("look", restyle);
 update();

@@ -12,7 +12,6 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ovdemo.display import picture_address
 from ovdemo.errors import UserError
 from ovdemo.hierarchy import MAX_DEPTH, TREE_PRESETS, ambiguous, path_record, trace, tree_preset
 from ovdemo.inspection import Case
@@ -21,7 +20,7 @@ from ovdemo.ui.answers import Point, chosen_id
 from ovdemo.ui.controls import known
 from ovdemo.ui.desk import Desk, quietly, sentences
 from ovdemo.ui.events import BACKGROUND, FILES, LIVE, OURS, POINT
-from ovdemo.ui.files import saved
+from ovdemo.ui.files import photograph_address, saved
 from ovdemo.ui.tree_answers import (
     SOURCES,
     Climbed,
@@ -65,9 +64,8 @@ _SET_END = '(deepest) => ({ __type__: "update", maximum: deepest })'
 class HierarchyTab:
     """The components of the tab.
 
-    Three hold what the page was sent: ``deepest`` the greatest depth of its tree, ``pictured`` the digest of the
-    viewer's photograph, empty where it has none and None before the tab was first opened, ``best`` the :class:`Nouns`
-    of the table.
+    Three hold what the page was sent: ``deepest`` the greatest depth of its tree, ``opened`` whether the tab was ever
+    opened, ``best`` the :class:`Nouns` of the table.
     """
 
     tab: gr.Tab
@@ -96,7 +94,7 @@ class HierarchyTab:
     stop_top: gr.Button
     nouns: gr.HTML
     deepest: gr.Number
-    pictured: gr.State
+    opened: gr.State
     best: gr.State
 
     @classmethod
@@ -177,7 +175,7 @@ class HierarchyTab:
             stop_top=stop_top,
             nouns=nouns,
             deepest=deepest,
-            pictured=gr.State(None),
+            opened=gr.State(False),
             best=gr.State(None),
         )
 
@@ -192,8 +190,8 @@ class HierarchyTab:
     def wire(self, desk: Desk, shot: gr.State, point: gr.State, live: list[Component]) -> None:
         """Connect the events. The tab follows the first one's answer from when it was first opened."""
         handlers = Handlers(self, desk, point)
-        asked = [shot, point, self.deepest, self.pictured, self.best, *self.settings, *live]
-        viewed = [self.viewer, self.pictured]
+        asked = [shot, point, self.deepest, self.opened, self.best, *self.settings, *live]
+        viewed = [self.viewer, self.opened]
         shown = [*viewed, self.drawing, self.levels, self.record, self.note, self.depth, self.deepest]
         named = [*viewed, self.best, self.nouns, self.top, self.stop_top]
         about_words = [shot, self.word, self.choices, *live]
@@ -202,7 +200,7 @@ class HierarchyTab:
         followed = shot.change(sentences(handlers.follow), asked, [*shown, self.best, self.nouns], **LIVE)
         for answered in (opened, followed):
             answered.then(quietly(handlers.name), asked, named, **LIVE)
-            answered.then(quietly(handlers.offer), [self.pictured, *about_words], [self.word, self.sense], **LIVE)
+            answered.then(quietly(handlers.offer), [self.opened, *about_words], [self.word, self.sense], **LIVE)
 
         inputs = [self.word, self.sense, self.preset, self.text, self.noun]
         choosing = self.source.input(_visible, self.source, inputs, **LIVE)
@@ -238,14 +236,14 @@ class Question:
     Attributes:
         number: the later the question, the greater.
         shot, point, settings, live: values of the page's components.
-        deepest, pictured, best: what the page was sent before, see :class:`HierarchyTab`.
+        deepest, opened, best: what the page was sent before, see :class:`HierarchyTab`.
     """
 
     number: int
     shot: Shot | None
     point: Point | None
     deepest: int
-    pictured: str | None
+    opened: bool
     best: Nouns | None
     settings: TreeSettings
     live: tuple[Any, ...]
@@ -295,7 +293,7 @@ class Handlers:
     def follow(self, request: gr.Request, *inputs: Any) -> Update | Any:
         """The same for a new picture, if the tab was ever opened; nouns of the earlier picture go."""
         tab, question = self._tab, self._ask(inputs)
-        if question.pictured is None:
+        if not question.opened:
             return gr.skip()
         return self._open(request, replace(question, best=None), nouns={tab.best: None, tab.nouns: ""})
 
@@ -319,7 +317,7 @@ class Handlers:
     def name(self, request: gr.Request, *inputs: Any) -> Update | Any:
         """ImageNet-21K's best nouns for every segment, where nothing has to be encoded for it."""
         tab, question = self._tab, self._ask(inputs)
-        if question.pictured is None:
+        if not question.opened:
             return gr.skip()
         analysis, case = known(self._desk, question.shot, question.live)
         about = answer_key(question.shot, case)
@@ -355,14 +353,14 @@ class Handlers:
     def offer(
         self,
         request: gr.Request,
-        pictured: str | None,
+        opened: bool,
         shot: Shot | None,
         word: str | None,
         choices: dict[str, str],
         *live: Any,
     ) -> Update | Any:
         """The words that have several senses, and the senses of one of them."""
-        if pictured is None:
+        if not opened:
             return gr.skip()
         _, case = known(self._desk, shot, live)
         classes = by_area(case)
@@ -401,15 +399,15 @@ class Handlers:
         return gr.update(value=files, visible=True) if shown else gr.skip()
 
     def _ask(self, inputs: Sequence[Any]) -> Question:
-        shot, point, deepest, pictured, best, *values = inputs
+        shot, point, deepest, opened, best, *values = inputs
         settings, live = settings_of(values[:_SETTINGS]), tuple(values[_SETTINGS:])
-        return Question(self._turns.ask(), shot, point, int(deepest), pictured, best, settings, live)
+        return Question(self._turns.ask(), shot, point, int(deepest), bool(opened), best, settings, live)
 
     def _open(self, request: gr.Request, question: Question, **more: Update) -> Update | Any:
         try:
             return self._climb(request, question, **more)
         except UserError as error:
-            path = {self._tab.drawing: html.lead(str(error)), self._tab.pictured: question.pictured or ""}
+            path = {self._tab.drawing: html.lead(str(error)), self._tab.opened: True}
             return self._fill(request, question, path=path, **more)
 
     def _climbed(self, analysis: Analysis, case: Case, question: Question) -> Climbed:
@@ -437,16 +435,14 @@ class Handlers:
         return self._fill(request, question, picture=picture, path=path, **more)
 
     def _viewed(self, analysis: Analysis, case: Case, found: Climbed, question: Question, depth: int) -> Update:
-        """The viewer at a depth; the photograph is sent along where it has another one or none."""
+        """The viewer at a depth."""
         assert question.shot is not None
         value = shown_value(case, found, depth, question.settings.stopping)
         value["chosen"] = chosen_id(case, question.point)
         if question.best is not None and question.best.about == answer_key(question.shot, case):
             value["details"] = question.best.details
-        photograph: dict[str, Any] = {}
-        if question.pictured != question.shot.digest:
-            photograph["picture"] = picture_address(analysis.picture.pixels)
-        return {self._tab.viewer: gr.update(value=value, **photograph), self._tab.pictured: question.shot.digest}
+        value["picture"] = photograph_address(analysis.picture)
+        return {self._tab.viewer: gr.update(value=value), self._tab.opened: True}
 
     def _fill(self, request: gr.Request, question: Question, **parts: Update) -> Update | Any:
         """The parts of an answer that the page still wants."""

@@ -196,9 +196,7 @@ class Page:
         demo.unload(self._close)
         self._code.change(None, self._code, tab.link, js=_SHOW_LINK, api_visibility="private")
         # What was made of an earlier picture or of earlier settings must not pass for this one's.
-        self._shot.change(
-            lambda: ("", "", ""), None, [tab.suggestions, self._ensemble.grid, self._hierarchy.nouns], **OURS
-        )
+        self._shot.change(lambda: ("", ""), None, [tab.suggestions, self._ensemble.grid], **OURS)
         self._code.change(lambda: gr.update(value=None, visible=False), None, tab.files, **OURS)
 
     def _segment(  # noqa: PLR0917 - Gradio hands inputs over by position

@@ -35,7 +35,6 @@ def segment_viewer(elem_id: str) -> gr.HTML:
         js_on_load=(_ASSETS / "viewer.js").read_text("utf-8"),
         apply_default_css=False,
         elem_id=elem_id,
-        picture="",
         layer="",
         look=None,
     )
