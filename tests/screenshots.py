@@ -14,7 +14,7 @@ from app_server import ROOT, running_app, running_chromium
 
 FOLDER = ROOT / "assets" / "screenshots"
 MOST_BYTES = 600_000  # of all together
-QUALITY = 50
+QUALITY = 44
 DESKTOP = {"viewport": {"width": 1400, "height": 1000}}
 DRAWN = "{} .ov-viewer:not([data-drawn='0'])"
 TABS = {  # and what is there once a tab shows its answer
