@@ -1,7 +1,8 @@
 """Timing of every step on this machine: ``python -m ovdemo bench``.
 
 The cost of a step depends on sizes, hardly on values, so random weights time as real ones do; only the merge depends
-on how many proposals compete, and random masks, which overlap everywhere, are its worst case.
+on how many proposals compete. Random weights make masks of noise, which overlap everywhere: the rows "merge" show that
+worst case. The rows of the page have round masks of many sizes in their place, as trained weights make masks of things.
 
 The rows "to new picture" are all that a page waits for once its picture is analysed, but for the network between:
 text embeddings, scores, merge, the numbers beside the picture, and what the browser draws from.
@@ -15,7 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -154,6 +155,8 @@ class _Bench:
                 return merge(proposals, scores, vocabulary, Merging())
 
             self._time(f"merge, {size}", remerge, times=3)
+        if random_weights:
+            proposals = replace(proposals, mask_logits=round_masks(proposals.mask_logits))
         self._time_page(Analysis(self.workbench, picture, proposals, system.resize_rule, None))
         if find_variant(chosen_model(model)).embedded is not None:
             self._time_features(picture)
@@ -300,6 +303,15 @@ def random_text(system: System, vocabulary: Vocabulary) -> TextEmbeddings:
     owner = torch.tensor([i for i, entry in enumerate(vocabulary.classes) for _ in entry.names])
     rows = torch.randn(len(owner), system.text_encoder.width, generator=torch.Generator().manual_seed(0))
     return TextEmbeddings(torch.nn.functional.normalize(rows, dim=-1), owner, len(vocabulary)).to(system.device)
+
+
+def round_masks(like: torch.Tensor) -> torch.Tensor:
+    """Seeded mask logits (N, h, w) of discs anywhere, of 3 to 40 % of the shorter side in radius, evenly by ratio."""
+    count, height, width = like.shape
+    random = torch.rand(3, count, 1, 1, generator=torch.Generator().manual_seed(0))
+    radius = min(height, width) * 0.03 * (0.4 / 0.03) ** random[2]
+    down, across = torch.arange(height)[:, None] - height * random[0], torch.arange(width) - width * random[1]
+    return (10 * (1 - torch.hypot(down, across) / radius)).clamp(-10, 10).to(like)
 
 
 def made_up_picture(height: int, width: int) -> Picture:

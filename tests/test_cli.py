@@ -180,6 +180,7 @@ def test_bench_measures_every_step(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("slider", "known words", "a new word")
     assert steps[7:13] == [f"{what} to new picture, {size} classes" for size in (8, 133) for what in asked]
     assert steps[13:] == [
+        *("tree of 133 words, roll-up", "tree of 133 words, greedy", "ImageNet-21K's tree, roll-up"),
         *("inspect a pixel", "uncertainty maps", "sensitivity, 121 settings", "suggest of 21,841 nouns"),
     ]
     assert all(0 < t["median_ms"] <= t["p95_ms"] for t in report["timings"])
