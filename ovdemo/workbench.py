@@ -362,7 +362,9 @@ class Analysis:
             return Case(self.proposals, text, vocabulary, classifiers, fusion, merging, scores, segmentation)
 
         key = (self.picture.digest, self.short_side, self.rule, vocabulary.classes, fusion, merging)
-        return self.workbench._answers.get(key, make)
+        case = self.workbench._answers.get(key, make)
+        # The same classes may have been typed in another way, which the notes on them tell.
+        return case if case.vocabulary == vocabulary else replace(case, vocabulary=vocabulary)
 
     def inspect(self, case: Case, x: int, y: int) -> tuple[Inspection, str]:
         """Why a pixel of the picture is labelled as it is, and the prompt of the winning name that is nearest to it.

@@ -388,3 +388,12 @@ def test_suggestions_name_what_has_no_word(asked: tuple, monkeypatch: pytest.Mon
     assert [one.word for one in found] == ["dog"]
     assert 0.25 < found[0].share < 0.4
     assert steps[-1][0] == steps[-1][1]
+
+
+def test_notes_are_those_of_whoever_asks() -> None:
+    analysis = painted_workbench().analyse(painting("cat", "grass"))
+    first, second = analysis.answer("cat, grass"), analysis.answer("cat, grass, cat")
+    assert second.segmentation is first.segmentation
+    assert not first.vocabulary.notes
+    assert "cat" in " ".join(second.vocabulary.notes)
+    assert not analysis.answer("cat, grass").vocabulary.notes
