@@ -191,9 +191,6 @@ class _Bench:
         self._time_trees(analysis)
         case = analysis.answer(words)
         row, column = (side // 2 for side in case.segmentation.id_map.shape)
-        nouns = load_preset("imagenet-21k")
-        if self.workbench.names_to_encode(nouns):  # that would take hours, and values do not matter here
-            self._random(nouns)
         self._time("inspect a pixel", lambda: analysis.inspect(case, column, row), times=3)
         self._time("uncertainty maps", lambda: analysis.uncertainty(case), times=3)
         self._time("sensitivity, 121 settings", lambda: analysis.sensitivity(case), times=3)

@@ -66,10 +66,9 @@ def class_distribution(
         classifiers: of the system.
         fusion: as for the picture.
     """
-    in_log = class_logits(proposals.class_embeddings, text, classifiers.void, classifiers.in_scale)[:, :-1]
-    out_log = class_logits(proposals.clip_embeddings, text, classifiers.void, classifiers.out_scale)[:, :-1]
+    in_logits, out_logits = _without_void(proposals, text, classifiers)
     weights = ensemble_weights(proposals, seen, classifiers, fusion)
-    return fuse(in_log.log_softmax(-1), out_log.log_softmax(-1), weights, fusion.kind).softmax(-1)
+    return fuse(in_logits.log_softmax(-1), out_logits.log_softmax(-1), weights, fusion.kind).softmax(-1)
 
 
 @torch.inference_mode()
@@ -134,12 +133,17 @@ def sibling_log_probabilities(
     Void takes no part: whether there is an object at all was decided before. Arguments as in :func:`descend`.
     """
     groups = _Siblings(tree, text.rows.device)
-    void = classifiers.void
-    in_logits = class_logits(proposals.class_embeddings, text, void, classifiers.in_scale)[:, :-1]
-    out_logits = class_logits(proposals.clip_embeddings, text, void, classifiers.out_scale)[:, :-1]
+    in_logits, out_logits = _without_void(proposals, text, classifiers)
     weights = ensemble_weights(proposals, seen, classifiers, fusion)
     in_log, out_log = groups.log_softmax(in_logits.T.contiguous()), groups.log_softmax(out_logits.T.contiguous())
     return groups.log_softmax(fuse(in_log, out_log, weights.T, fusion.kind)).T
+
+
+def _without_void(proposals: Proposals, text: TextEmbeddings, classifiers: Classifiers) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) of the in-vocabulary and of the out-of-vocabulary classifier."""
+    in_logits = class_logits(proposals.class_embeddings, text, classifiers.void, classifiers.in_scale)
+    out_logits = class_logits(proposals.clip_embeddings, text, classifiers.void, classifiers.out_scale)
+    return in_logits[:, :-1], out_logits[:, :-1]
 
 
 def _add_to_parents(tree: CategoryTree, values: Tensor, *, normalised: bool = False) -> None:

@@ -399,15 +399,7 @@ class Api:
 
 
 def _recipe(shot: Shot, words: str, presets: list[str] | None, **settings: Any) -> Recipe:
-    return Recipe(
-        model=shot.model,
-        weights=shot.weights,
-        picture=shot.picture,
-        words=words or "",
-        presets=tuple(presets or ()),
-        short_side=shot.short_side,
-        **settings,
-    )
+    return shot.recipe(words=words or "", presets=tuple(presets or ()), **settings)
 
 
 def _address(file: str) -> str:

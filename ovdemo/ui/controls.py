@@ -148,10 +148,7 @@ def recipe_of(shot: Shot, values: Sequence[Any]) -> Recipe:
         UserError: a value is out of its range.
     """
     words, presets, mode, object_threshold, overlap_threshold, kind, alpha, beta, rescue, look = values
-    return Recipe(
-        model=shot.model,
-        weights=shot.weights,
-        picture=shot.picture,
+    return shot.recipe(
         words=words or "",
         presets=tuple(presets or ()),
         mode=mode,
@@ -161,7 +158,6 @@ def recipe_of(shot: Shot, values: Sequence[Any]) -> Recipe:
         alpha=alpha,
         beta=beta,
         rescue=rescue,
-        short_side=shot.short_side,
         **(look or {}),
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
-from ovdemo.recipes import ExamplePicture, OwnPicture
+from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
 
 _MAX_VISITS = 1000  # whose closing nobody told; each is a few hundred bytes
 
@@ -30,6 +31,16 @@ class Shot:
     digest: str
     short_side: int | None
     path: str
+
+    def recipe(self, **settings: Any) -> Recipe:
+        """The recipe of the picture, with the words and settings that a :class:`~ovdemo.recipes.Recipe` has beside it.
+
+        Raises:
+            UserError: a value is out of its range.
+        """
+        return Recipe(
+            model=self.model, weights=self.weights, picture=self.picture, short_side=self.short_side, **settings
+        )
 
 
 @dataclass
