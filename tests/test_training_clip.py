@@ -177,7 +177,7 @@ def make_image_trainee(held_out: tuple[str, ...] = (), seed: int = 0, peak_rate:
 @pytest.mark.slow
 def test_the_image_tower_learns_to_name_regions() -> None:
     trainee = make_image_trainee()
-    right = [trainee.step(0.05)["named right"] for _ in range(25)]
+    right = [trainee.step(0.05)["things named right"] for _ in range(25)]
     assert np.mean(right[-4:]) > 0.9
     tensors = trainee.result()
     assert "attn_mask" not in tensors
@@ -185,7 +185,7 @@ def test_the_image_tower_learns_to_name_regions() -> None:
     # What is kept is the average, and it has forgotten what it began with.
     kept = make_image_trainee(seed=1)
     kept._tower.clip_model.load_state_dict(tensors, strict=False)
-    assert kept.step(0.0)["named right"] > 0.8
+    assert kept.step(0.0)["things named right"] > 0.8
 
 
 def test_a_gentle_rate_changes_less() -> None:

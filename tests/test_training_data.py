@@ -279,6 +279,14 @@ def test_regions_with_little_left_to_see_are_not_labelled() -> None:
     assert canvas.scene(10, 0, named_only=True).concepts.tolist() == [CAT, DOG]
 
 
+def test_what_is_lost_is_no_longer_marked_wherever_it_occurs() -> None:
+    canvas = Canvas(np.zeros((64, 64, 3), np.uint8), frozenset({CAT, DOG}))
+    canvas.paste(sprite(100, 20, CAT), 0, 0)
+    assert canvas.scene(10, 0.3, named_only=True).complete == {CAT, DOG}
+    canvas.paste(sprite(200, 18, DOG), 0, 0)
+    assert canvas.scene(10, 0.3, named_only=True).complete == {DOG}
+
+
 def test_of_twins_the_first_stays() -> None:
     canvas = Canvas(np.zeros((32, 32, 3), np.uint8))
     bag, purse, coat = np.zeros((3, 32, 32), bool)
@@ -295,6 +303,9 @@ def test_crowds_are_no_masks(data: Path) -> None:
     composer = Composer(only, 32)
     scenes = [composer._masked_draft(SIDE, np.random.default_rng(n)) for n in range(20)]
     assert max(len(canvas.regions) for canvas in scenes) == 2
+    crowded = {segment.concept for layer in only.photos[0].layers for segment in layer.segments if segment.crowd}
+    assert crowded
+    assert all(canvas.complete == store.concepts.marked_fully("coco_inst") - crowded for canvas in scenes)
 
 
 def test_sides_are_whole_strides(data: Path) -> None:

@@ -105,18 +105,22 @@ def test_the_learning_rate_rises_and_then_falls() -> None:
     assert rates[-1] == pytest.approx(0.02)
 
 
-def test_batches_depend_on_seed_and_number_alone() -> None:
-    def numbers(batches: Prefetched[float], count: int) -> list[float]:
-        return [batches.next()[0] for _ in range(count)]
+def test_batches_depend_on_seed_number_and_share() -> None:
+    def draw(random: np.random.Generator, share: float) -> float:
+        return share + random.random()
 
-    first = numbers(Prefetched(np.random.Generator.random, seed=3), 6)
+    def numbers(batches: Prefetched[float], count: int, share: float = 0) -> list[float]:
+        return [batches.next(share)[0] for _ in range(count)]
+
+    first = numbers(Prefetched(draw, seed=3), 6)
     assert len(set(first)) == 6
-    again = Prefetched(np.random.Generator.random, seed=3)
+    assert numbers(Prefetched(draw, seed=3), 6, share=0.5) == [0.5 + number for number in first]
+    again = Prefetched(draw, seed=3)
     assert numbers(again, 2) == first[:2]
     again.skip_to(4)
     assert numbers(again, 2) == first[4:]
     assert again.made == 6
-    assert numbers(Prefetched(np.random.Generator.random, seed=4), 6) != first
+    assert numbers(Prefetched(draw, seed=4), 6) != first
 
 
 def toy_network() -> torch.nn.Sequential:
@@ -163,3 +167,20 @@ def test_a_matrix_steps_the_same_in_every_direction() -> None:
     values = torch.linalg.svdvals(before - layer.weight.detach())
     assert values.max() / values.median() < 2
     assert torch.linalg.svdvals(gradient).max() / torch.linalg.svdvals(gradient).median() > 5
+
+
+def test_matrices_move_as_pytorchs_muon_moves_them_but_for_rounding() -> None:
+    ours, theirs = torch.nn.Linear(64, 48), torch.nn.Linear(64, 48)
+    theirs.load_state_dict(ours.state_dict())
+    start, inputs = ours.weight.detach().clone(), torch.randn(32, 64)
+    options = {"weight_decay": 0.1, "momentum": 0.9, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
+    reference = torch.optim.Muon([theirs.weight], lr=0.01, **options)
+    optimiser = MatrixOptimiser(ours, decay=0.1)
+    for _ in range(3):
+        optimiser.step(ours(inputs).sigmoid().mean(), 0.01)
+        reference.zero_grad()
+        theirs(inputs).sigmoid().mean().backward()
+        reference.step()
+        theirs.bias.data.copy_(ours.bias.data)  # AdamW moves it in ours
+    moved, wanted = ours.weight.detach() - start, theirs.weight.detach() - start
+    assert (moved - wanted).norm() < 0.05 * wanted.norm()

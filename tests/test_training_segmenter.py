@@ -15,19 +15,18 @@ from ovdemo.nn.deformable_attention import DeformableAttention
 from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.losses import (
-    VOID_WEIGHT,
     bce_loss,
     class_logits,
     class_loss,
     dice_loss,
+    lies_unlabelled,
     sample_labels,
     sample_logits,
     uncertain_points,
-    void_weights,
 )
 from ovdemo.training.matcher import assign, matching_cost
 from ovdemo.training.scenes import Scene
-from ovdemo.training.segmenter import SegmenterTrainer, collate
+from ovdemo.training.segmenter import SegmenterTrainer, collate, denied_words, owners
 from ovdemo.training.words import WORDS, StepWords, Words
 from tiny import tiny_config
 
@@ -115,14 +114,14 @@ def test_points_read_the_same_place_of_logits_and_labels() -> None:
     torch.testing.assert_close(sample_logits(masks[1:].float(), centre), torch.tensor([[1.0, 0, 0]]))
 
 
-def test_unmatched_masks_are_void_only_where_labels_are_complete() -> None:
+def test_masks_lie_unlabelled_where_most_of_them_does() -> None:
     labelled = torch.zeros(1, 4, 4)
     labelled[..., :2] = 1
     masks = torch.full((1, 4, 4, 4), -1.0)
     masks[0, 0, :, :2] = 1  # inside
     masks[0, 1, :, 2:] = 1  # outside
     masks[0, 2, :, 1:3] = 1  # half
-    torch.testing.assert_close(void_weights(masks, labelled), VOID_WEIGHT * torch.tensor([[1.0, 0, 1, 1]]))
+    assert lies_unlabelled(masks, labelled).tolist() == [[False, True, False, False]]
 
 
 def test_class_loss_weighs_and_leaves_out() -> None:
@@ -130,10 +129,58 @@ def test_class_loss_weighs_and_leaves_out() -> None:
     targets = torch.randint(0, 5, (2, 3, 4))
     targets[0, 0] = NAMELESS
     weights = torch.rand(2, 3, 4)
-    loss = class_loss(logits, targets, weights)
+    nothing = torch.zeros(2, 5, dtype=torch.bool)
+    loss = class_loss(logits, targets, weights, nothing)
     each = -logits.log_softmax(-1)[1, 0].gather(1, targets[1, 0, :, None])[:, 0]
     torch.testing.assert_close(loss[0], (each * weights[1, 0]).sum() / weights[1, 0].sum())
-    assert class_loss(logits, torch.full_like(targets, NAMELESS), weights).tolist() == [0, 0, 0]
+    assert class_loss(logits, torch.full_like(targets, NAMELESS), weights, nothing).tolist() == [0, 0, 0]
+
+
+def test_a_query_without_a_name_learns_what_it_is_not() -> None:
+    logits = torch.randn(1, 1, 2, 4)
+    targets = torch.tensor([[[NAMELESS, 2]]])
+    denied = torch.tensor([[True, True, False, False]])
+    weights = torch.tensor([[[1.0, 3.0]]])
+    inside = logits.softmax(-1)[0, 0]
+    expected = -(inside[0, 2:].sum().log() + 3 * inside[1, 2].log()) / 4
+    torch.testing.assert_close(class_loss(logits, targets, weights, denied)[0], expected)
+
+
+def test_only_words_whose_concepts_are_marked_fully_are_denied() -> None:
+    words = StepWords(torch.eye(2), torch.tensor([1, 2, NAMELESS, 0, NAMELESS]))  # 1 is void, 2 is no word
+    denied = denied_words([frozenset({0, 1, 2}), frozenset()], words)
+    assert denied.tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_points_belong_to_the_smallest_region() -> None:
+    masks = np.zeros((2, SIDE, SIDE), bool)
+    masks[0, :, :48] = True
+    masks[1, :, 32:48] = True
+    one = replace(SCENES[0], masks=masks, concepts=np.arange(2), is_thing=np.ones(2, bool))
+    bare = replace(one, masks=masks[:0], concepts=np.zeros(0, np.int64), is_thing=np.zeros(0, bool))
+    batch = collate([bare, one, one], torch.device("cpu"))
+    points = torch.tensor([[0.1, 0.5], [0.6, 0.5], [0.9, 0.5]]).expand(3, -1, -1)
+    assert owners(batch, points).tolist() == [[-1, -1, -1], [0, 1, -1], [2, 3, -1]]
+
+
+def test_early_states_share_their_regions_and_later_ones_do_not() -> None:
+    learner = trainer()
+    batch, words = collate([SCENES[0]], torch.device("cpu")), everything_named()
+    head = learner.network.sem_seg_head
+    with torch.no_grad():
+        pixels = head.pixel_decoder(learner.stages(batch.pixels))
+        queries = torch.cat(head.predictor.decode(pixels), 1)
+    probabilities = torch.full((1, queries.shape[1], 31), 1 / 31)
+    matches = learner._match(
+        probabilities, queries, pixels.mask_features, batch, words.target[torch.from_numpy(batch.concepts)]
+    )
+    a_state = queries.shape[1] // 4
+    state = matches.query // a_state
+    shared = min(12, a_state)
+    assert torch.bincount(state).tolist() == [shared, shared, shared, 4]
+    assert sorted(matches.region[state == 3].tolist()) == [0, 1, 2, 3]
+    assert torch.bincount(matches.region[state == 0], minlength=4).max() <= 3
+    assert len(set(matches.query.tolist())) == len(matches.query)
 
 
 def test_class_logits_are_scaled_cosines_with_void_last() -> None:
@@ -213,6 +260,8 @@ def test_a_nameless_scene_without_full_labels_teaches_masks_only() -> None:
     unsure = replace(SCENES[0], concepts=np.full(4, NAMELESS), labelled=np.zeros((SIDE, SIDE), bool))
     got = losses(unsure, everything_named())
     assert (got["bce"] > 0).all()
+    assert not got["class"].any()
+    assert not got["points"].any()
     named = losses(replace(unsure, concepts=SCENES[0].concepts), everything_named())
     assert (named["class"] > 0).all()
     assert not torch.equal(named["class"], got["class"])

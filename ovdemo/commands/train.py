@@ -35,7 +35,7 @@ from ovdemo.training.words import Words
 from ovdemo.vocabulary.names import normalise_name
 
 _SIDE = 256  # pixels of a training scene
-_FURTHER = 0.4  # of the learning rates, where training goes on from trained weights
+_FURTHER = 0.5  # of the learning rates, where training goes on from trained weights
 _TEXT, _CLIP = "text.safetensors", "clip.safetensors"
 
 

@@ -21,18 +21,21 @@ from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 
-PEAK_RATE = 1.5e-3  # from fresh weights
+PEAK_RATE = 3e-3  # from fresh weights; 1.5e-3 learns a little slower
 _DECAY = 0.05
 _LAYER_SCALE = 0.1
-_MAX_LOGIT_SCALE = float(np.log(100))
+_MAX_LOGIT_SCALE = float(np.log(25))  # CLIP's 100 lets a few directions decide, where other words for a name differ
+_REGION_WEIGHT = 0.5  # of the regions of scenes beside the photographs of one thing, a mean each
 _CAPTION_WEIGHT = 0.05  # one caption beside a hundred regions: more would be noise
 
 _SCENES, _CAPTIONED = 2, 1  # of a step
 # Photographs of one thing, by side: as many as have the pixels of nine scenes. They are small, so that a step shows
 # many, and apart, because 7 x 7 convolutions at stride 32 would mix neighbours in a mosaic.
-# The large ones count: a tower that saw things at 128 pixels or less could not name them at 320.
 _OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
-_OBJECT_SHARES = (0.25, 0.25, 0.2, 0.15, 0.15)
+# How often each side comes: first the small ones, of which the same time shows ten times as many, then the large ones.
+# Those count: a tower that saw things at 128 pixels or less could not name them at 320.
+_SMALL_SHARE = 0.5  # of the schedule
+_OBJECT_SHARES = ((0.7, 0.3, 0.0, 0.0, 0.0), (0.15, 0.15, 0.3, 0.2, 0.2))
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
@@ -89,19 +92,20 @@ class ImageTrainee:
 
     def step(self, share: float) -> dict[str, float]:
         """One batch of scenes and captioned photographs."""
-        (scenes, objects, captioned), random = self._batches.next()
+        (scenes, objects, captioned), random = self._batches.next(share)
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
-        embedded = [
-            self._embed_scenes(dense, scenes),
-            self._embed_scenes(self._dense([scene.pixels for scene in objects]), objects),
-        ]
-        naming, right = self._naming_loss(torch.cat(embedded), [*scenes, *objects], random)
+        small = self._dense([scene.pixels for scene in objects])
+        classes = self._classes(random)
+        regions, _ = self._naming_loss(self._embed_scenes(dense, scenes), scenes, classes)
+        naming, right = self._naming_loss(self._embed_objects(small, objects), objects, classes)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
-        self._optimiser.step(naming + _CAPTION_WEIGHT * telling, learning_rate(self._peak_rate, share))
+        total = naming + _REGION_WEIGHT * regions + _CAPTION_WEIGHT * telling
+        self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         self._average.update_parameters(self._tower.clip_model.visual)
-        return {"naming": naming.item(), "captions": telling.item(), "named right": right}
+        losses = {"things": naming, "regions": regions, "captions": telling}
+        return {name: loss.item() for name, loss in losses.items()} | {"things named right": right}
 
     def _dense(self, pictures: list[np.ndarray]) -> Tensor:
         """Pictures (S, S, 3) -> res5 (B, C, S / 32, S / 32)."""
@@ -111,13 +115,14 @@ class ImageTrainee:
             dense = self._tower.stages(image)["res5"]
         return dense.float()
 
-    def _naming_loss(
-        self, embeddings: Tensor, scenes: list[Scene], random: np.random.Generator
-    ) -> tuple[Tensor, float]:
-        """Cross-entropy of named regions (R, D) among all concepts, and the share named right."""
-        concepts = torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))
+    def _classes(self, random: np.random.Generator) -> Tensor:
+        """One wording of every concept, (V, D)."""
         wording = torch.from_numpy(random.integers(self._wordings.shape[1], size=len(self._wordings)))
-        classes = self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
+        return self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
+
+    def _naming_loss(self, embeddings: Tensor, scenes: list[Scene], classes: Tensor) -> tuple[Tensor, float]:
+        """Cross-entropy of named regions (R, D) among all concepts (V, D), and the share named right."""
+        concepts = torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))
         logits = self._tower.clip_model.logit_scale.exp() * F.normalize(embeddings, dim=-1) @ classes.T
         logits = logits.masked_fill(self._ignored[concepts].to(self._device), float("-inf"))
         target = concepts.to(self._device)
@@ -125,15 +130,19 @@ class ImageTrainee:
 
     def _embed_scenes(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
         """Embeddings (R, D) of all regions of scenes, whose features are the first of (B, C, h, w)."""
-        return torch.cat([self._embed(dense[i : i + 1], scene.masks) for i, scene in enumerate(scenes)])
+        return torch.cat([self._embed(dense[i : i + 1], scene.masks[None])[0] for i, scene in enumerate(scenes)])
+
+    def _embed_objects(self, dense: Tensor, objects: list[Scene]) -> Tensor:
+        """Likewise (B, D) of scenes with one region each, all at once."""
+        return self._embed(dense, np.stack([scene.masks for scene in objects]))[:, 0]
 
     def _embed(self, dense: Tensor, masks: np.ndarray) -> Tensor:
-        """Embeddings (R, D) of masks (R, S, S); each pools the cells that it covers at least half as well as its best,
-        so that a small mask still pools something.
+        """Embeddings (B, R, D) of masks (B, R, S, S); each pools the cells that it covers at least half as well as its
+        best, so that a small mask still pools something.
         """
-        area = F.avg_pool2d(torch.from_numpy(masks).float().to(self._device)[None], SIZE_DIVISOR)
+        area = F.avg_pool2d(torch.from_numpy(masks).float().to(self._device), SIZE_DIVISOR)
         logits = area - 0.5 * area.amax((-2, -1), keepdim=True)
-        return self._tower.embed_masks(dense, logits)[0]
+        return self._tower.embed_masks(dense, logits)
 
     def _caption_loss(self, dense: Tensor, indices: list[int], random: np.random.Generator) -> Tensor:
         """Each photograph's own caption among random others."""
@@ -178,8 +187,8 @@ def open_layers(tower: ClipTower) -> None:
             parameter.data.fill_(_LAYER_SCALE)
 
 
-def _draw(composer: Composer, random: np.random.Generator) -> _Drawn:
+def _draw(composer: Composer, random: np.random.Generator, share: float) -> _Drawn:
     scenes = [composer.region_scene(random) for _ in range(_SCENES)]
-    side = int(random.choice(list(_OBJECTS), p=_OBJECT_SHARES))
+    side = int(random.choice(list(_OBJECTS), p=_OBJECT_SHARES[share > _SMALL_SHARE]))
     objects = [composer.object_scene(side, random) for _ in range(_OBJECTS[side])]
     return scenes, objects, [composer.caption_scene(random) for _ in range(_CAPTIONED)]

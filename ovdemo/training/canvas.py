@@ -36,10 +36,13 @@ class Sprite:
 
 
 class Canvas:
-    """Pixels, (H, W, 3) uint8, that belong to the canvas, and the regions on them."""
+    """Pixels, (H, W, 3) uint8, that belong to the canvas, the regions on them, and the concepts that are marked
+    wherever they occur.
+    """
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray, complete: frozenset[int] = frozenset()) -> None:
         self.pixels = pixels
+        self.complete = complete
         self.regions: list[Region] = []
 
     def add(self, mask: np.ndarray, concept: int, is_thing: bool) -> None:
@@ -68,7 +71,9 @@ class Canvas:
         self.add(mask, sprite.concept, sprite.is_thing)
 
     def embed(self, other: Canvas, left: int, top: int) -> None:
-        """Lay a smaller canvas with all of its regions into an empty part of this one."""
+        """Lay a smaller canvas with all of its regions into an empty part of this one; what is marked wherever it
+        occurs is left to the caller.
+        """
         height, width = other.pixels.shape[:2]
         place = slice(top, top + height), slice(left, left + width)
         self.pixels[place] = other.pixels
@@ -107,7 +112,9 @@ class Canvas:
         for region in lost:
             labelled &= ~region.mask
         concepts = np.array([region.concept for region in kept], np.int64)
-        return Scene(self.pixels, masks, concepts, np.array([region.is_thing for region in kept], bool), labelled)
+        is_thing = np.array([region.is_thing for region in kept], bool)
+        complete = self.complete - {region.concept for region in lost}
+        return Scene(self.pixels, masks, concepts, is_thing, labelled, complete)
 
 
 def _are_twins(one: Region, other: Region) -> bool:

@@ -21,6 +21,7 @@ _MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
 _LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
 _WEIGHTS = {"camvid": 0.4, "ccp": 0.5}  # sets of many photographs of the same few streets, or of one person each
+_SHARES = {"camvid": 0.28, "ccp": 0.32, "coco_inst": 0.32, "coco_stuff": 0.08}  # of the masked photographs drawn
 _SMALL = 128  # pixels a side that every photograph bears to be enlarged to
 _MIN_REGION = 400  # pixels of a region to learn a name from
 _MIN_MASK = 64  # pixels of a mask to learn a shape from
@@ -49,11 +50,11 @@ class Weighted(Generic[T]):
 
     def __init__(self, items: Sequence[T], weights: Iterable[float]) -> None:
         self.items = items
-        self._sums = np.cumsum(list(weights))
+        self.sums = np.cumsum(list(weights))
 
     def draw(self, rng: np.random.Generator) -> T:
         """One item."""
-        return self.items[int(np.searchsorted(self._sums, rng.random() * self._sums[-1], "right"))]
+        return self.items[int(np.searchsorted(self.sums, rng.random() * self.sums[-1], "right"))]
 
 
 class Balanced(Generic[T]):
@@ -98,7 +99,8 @@ class Composer:
         self._cutouts = Balanced((cutout.segment.concept, cutout) for cutout in _cutouts(store))
         self._named_cutouts = Balanced((c.segment.concept, c) for c in _cutouts(store) if c.segment.concept >= 0)
         self._labelled = _by_rarity([photo for photo in store.photos if photo.folder in _LABELLED])
-        self._masked = _by_rarity([photo for photo in store.photos if photo.folder in _MASKED])
+        self._masked = _with_shares(_by_rarity([photo for photo in store.photos if photo.folder in _MASKED]))
+        self._complete = {folder: store.concepts.marked_fully(folder) for folder in _MASKED}
         self._regions = [p for p in store.photos if any(layer.kind == "regions" for layer in p.layers)]
         self._plain = [photo for photo in store.photos if photo.folder in _PLAIN]
         self._captioned = captioned(store)
@@ -142,15 +144,16 @@ class Composer:
     def panoptic_scene(self, rng: np.random.Generator) -> Scene:
         """A crowded picture with all that is marked in it, named or not, each mask of at least 64 pixels.
 
-        A crop of a photograph, or in one of five pictures four crops at half size, with up to eight cut-outs on top.
+        A crop of a photograph, or in one of ten pictures four crops at half size; half of them with up to eight
+        cut-outs on top.
 
         Raises:
             UserError: the data have no masks to show.
         """
         for _ in range(_TRIES if self._drafts.items else 0):
-            canvas = self._four_drafts(rng) if rng.random() < 0.2 else self._drafts.draw(rng)(self._side, rng)
+            canvas = self._four_drafts(rng) if rng.random() < 0.1 else self._drafts.draw(rng)(self._side, rng)
             canvas.drop_twins()
-            for _ in range(rng.integers(0, 9) if self._cutouts else 0):
+            for _ in range(rng.integers(1, 9) if self._cutouts and _coin(rng) else 0):
                 _paste(canvas, self._cutouts.draw(rng), (24, 220), rng)
             canvas.pixels = jitter_colours(canvas.pixels, rng)
             scene = canvas.scene(_MIN_MASK, 0, named_only=False)
@@ -190,14 +193,20 @@ class Composer:
         return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
 
     def _four_drafts(self, rng: np.random.Generator) -> Canvas:
-        canvas, half = Canvas(np.zeros((self._side, self._side, 3), np.uint8)), self._side // 2
-        for left, top in ((0, 0), (half, 0), (0, half), (half, half)):
-            canvas.embed(self._drafts.draw(rng)(half, rng), left, top)
+        half = self._side // 2
+        drafts = [self._drafts.draw(rng)(half, rng) for _ in range(4)]
+        complete = frozenset.intersection(*(draft.complete for draft in drafts))
+        canvas = Canvas(np.zeros((self._side, self._side, 3), np.uint8), complete)
+        for draft, (left, top) in zip(drafts, ((0, 0), (half, 0), (0, half), (half, half)), strict=True):
+            canvas.embed(draft, left, top)
         return canvas
 
     def _masked_draft(self, side: int, rng: np.random.Generator) -> Canvas:
         photo = self._masked.draw(rng)
-        return _crop_canvas(photo, photo.layers, side, self._scales(side), rng)
+        canvas = _crop_canvas(photo, photo.layers, side, self._scales(side), rng)
+        crowds = {segment.concept for layer in photo.layers for segment in layer.segments if segment.crowd}
+        canvas.complete = self._complete[photo.folder] - crowds
+        return canvas
 
     def _regions_draft(self, side: int, rng: np.random.Generator) -> Canvas:
         photo = _pick(self._regions, rng)
@@ -277,6 +286,18 @@ def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
     rarity = {concept: count**-0.5 for concept, count in counts.items()}
     chosen = [photo for photo in photos if shown[photo]]
     return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen])
+
+
+def _with_shares(photos: Weighted[Photo]) -> Weighted[Photo]:
+    """The same photographs, each set as often as :data:`_SHARES` says: few streets and few people would else be learned
+    from hundreds of photographs of rare things.
+    """
+    weights = np.diff(photos.sums, prepend=0)
+    totals = Counter[str]()
+    for photo, weight in zip(photos.items, weights, strict=True):
+        totals[photo.folder] += weight
+    scaled = [w * _SHARES[p.folder] / totals[p.folder] for p, w in zip(photos.items, weights, strict=True)]
+    return Weighted(photos.items, scaled)
 
 
 def maskable(store: PhotoStore) -> np.ndarray:

@@ -14,6 +14,7 @@ from ovdemo.evaluation.members import read_json
 from ovdemo.vocabulary import Vocabulary, VocabularyClass, infer_kind
 
 NAMELESS = -1  # index of a region whose concept is unknown or held out
+_MARKED_FULLY = {"coco_inst": None, "ccp": ("person",)}  # a set's classes that it marks wherever they occur; None: all
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,14 @@ class Concepts:
         """Index of what a data set calls ``name``; :data:`NAMELESS` if unknown or held out."""
         index = self.places.get((folder, name or ""), NAMELESS)
         return NAMELESS if index in self.held_out else index
+
+    def marked_fully(self, folder: str) -> frozenset[int]:
+        """Concepts that a data set marks wherever they occur, though other things in its photographs are unmarked."""
+        if folder not in _MARKED_FULLY:
+            return frozenset()
+        chosen = _MARKED_FULLY[folder]
+        listed = {name for place, name in self.places if place == folder}
+        return frozenset(self.find(folder, name) for name in listed & set(chosen or listed)) - {NAMELESS}
 
     def names(self, indices: Collection[int]) -> list[str]:
         """Every name that people or the data sets use for the chosen concepts, each once."""

@@ -20,30 +20,33 @@ def class_logits(embeddings: Tensor, rows: Tensor, void: Tensor, scale: Tensor) 
     return out
 
 
-def void_weights(mask_logits: Tensor, labelled: Tensor) -> Tensor:
-    """Weight of "no object" for queries that nothing was matched to, (B, Q).
-
-    Zero for a mask that lies mostly where the picture is not fully labelled: it may show something unmarked there.
+def lies_unlabelled(mask_logits: Tensor, labelled: Tensor) -> Tensor:
+    """Whether masks lie mostly where the picture is not fully labelled, (B, Q) bool: they may show something unmarked.
 
     Args:
         mask_logits: (B, Q, h, w).
         labelled: (B, h, w) float, the labelled share of each cell.
     """
-    elsewhere = mask_pool(1 - labelled[:, None], mask_logits)[..., 0]  # zero for an empty mask
-    return VOID_WEIGHT * (elsewhere <= 0.5)
+    return mask_pool(1 - labelled[:, None], mask_logits)[..., 0] > 0.5  # an empty mask pools zero
 
 
-def class_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def class_loss(logits: Tensor, targets: Tensor, weights: Tensor, denied: Tensor) -> Tensor:
     """Weighted mean of the cross-entropy of each decoder state, (S,).
+
+    Where the target is :data:`NAMELESS` a query only learns what it is not: minus the log of what its probabilities
+    leave to words that are not denied. Where none is, it counts for nothing.
 
     Args:
         logits: (B, S, Q, K + 1).
-        targets: (B, S, Q) int64; :data:`NAMELESS` counts for nothing.
+        targets: (B, S, Q) int64.
         weights: (B, S, Q).
+        denied: (B, K + 1) bool, words that nothing unmarked in a picture can be.
     """
-    weights = weights * (targets != NAMELESS)
-    each = F.cross_entropy(logits.flatten(0, 2), targets.flatten().clamp(min=0), reduction="none")
-    total = (each.view_as(weights) * weights).sum((0, 2))
+    log = logits.log_softmax(-1)
+    named = -log.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    others = -log.masked_fill(denied[:, None, None], float("-inf")).logsumexp(-1)
+    weights = weights * ((targets != NAMELESS) | denied.any(-1)[:, None, None])
+    total = (torch.where(targets == NAMELESS, others, named) * weights).sum((0, 2))
     return total / weights.sum((0, 2)).clamp(min=1e-6)
 
 

@@ -17,6 +17,7 @@ class Scene:
         concepts: (R,) int64 index into the concepts, or -1 for a region without a name.
         is_thing: (R,) bool; of a nameless region: true.
         labelled: (S, S) bool, where the masks say everything there is; elsewhere something unmarked may lie.
+        complete: concepts of which every instance is a mask, so that nothing unmarked is one of them.
     """
 
     pixels: np.ndarray
@@ -24,3 +25,4 @@ class Scene:
     concepts: np.ndarray
     is_thing: np.ndarray
     labelled: np.ndarray
+    complete: frozenset[int] = frozenset()

@@ -1,7 +1,14 @@
 """Training of a small FC-CLIP's decoders on a frozen tower (Yu et al. 2023, section 4.1, "Training Strategy").
 
-The recipe is Mask2Former's with two changes for partly labelled, thin data. Regions without a name supervise masks
-only; and a query that nothing was matched to is told "no object" only where a picture's labels are complete.
+The recipe is Mask2Former's with four changes for a short schedule on partly labelled, thin data:
+
+- Regions without a name supervise masks only.
+- A query that nothing was matched to is told "no object" only where a picture's labels are complete. Elsewhere it is
+  told which of the words it cannot be: those whose every instance is marked.
+- The first decoder states match each region to several queries (Jia et al. 2023, H-DETR, its hybrid layer scheme), so
+  that more of them learn from a picture; the last ones match one to one, as inference needs it.
+- Points of the mask features are named too, through a layer that training alone has. Queries learn late what pixels
+  should have told apart early.
 """
 
 from __future__ import annotations
@@ -15,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovdemo.nn.pixel_decoder import PixelFeatures
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, FCCLIPNetwork
+from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.losses import (
     VOID_WEIGHT,
@@ -26,11 +34,11 @@ from ovdemo.training.losses import (
     class_logits,
     class_loss,
     dice_loss,
+    lies_unlabelled,
     sample_features,
     sample_labels,
     sample_logits,
     uncertain_points,
-    void_weights,
 )
 from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assign, matching_cost
 from ovdemo.training.optimiser import MatrixOptimiser
@@ -41,7 +49,10 @@ from ovdemo.training.words import StepWords, Words
 Draw = Callable[[np.random.Generator], Scene]
 
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
-PEAK_RATE = 1e-3  # ten times FC-CLIP's: the decoders are small and start from nothing
+POINTS_NAMED = 256  # of a picture
+_NAMING_WEIGHT = 4.0  # of named points beside the losses of seven decoder states
+_SHARING_STATES, _SHARES = 3, 3  # the first states, and how many queries a region has there
+PEAK_RATE = 1.5e-3  # fifteen times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
 
 
@@ -55,6 +66,7 @@ class Batch:
         counts: number of regions of each picture.
         concepts: (R,) int64.
         labelled: (B, S / 4, S / 4) float, the labelled share of each cell of a mask.
+        complete: of each picture, the concepts that nothing unmarked in it can be.
     """
 
     pixels: Tensor
@@ -62,6 +74,7 @@ class Batch:
     counts: list[int]
     concepts: np.ndarray
     labelled: Tensor
+    complete: list[frozenset[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +122,11 @@ class SegmenterTrainer:
         self._words, self._draw, self._batch, self._peak_rate = words, draw, batch, peak_rate
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
+        features = network.sem_seg_head.pixel_decoder.mask_features.out_channels
+        self._namer = nn.Linear(features, words.width).to(self._device)
         self._weights = {name: x for name, x in network.named_parameters() if x.requires_grad}
         self._average = {name: x.detach().clone() for name, x in self._weights.items()}
-        self._optimiser = MatrixOptimiser(network, WEIGHT_DECAY)
+        self._optimiser = MatrixOptimiser(nn.ModuleList((network, self._namer)), WEIGHT_DECAY)
         self._states = len(network.sem_seg_head.predictor.transformer_ffn_layers) + 1
         self._steps = 0
 
@@ -119,19 +134,20 @@ class SegmenterTrainer:
         """One optimiser step at progress ``share`` (0..1) of the schedule.
 
         Returns:
-            ``total``, the sum over all decoder states, and the unweighted ``class``, ``bce`` and ``dice`` of the last.
+            ``total``, the sum over all decoder states and points, and unweighted the ``class``, ``bce`` and ``dice``
+            of the last state and the ``points``.
         """
         batch = collate([self._draw(self._rng) for _ in range(self._batch)], self._device)
         words = self._words.draw(batch.concepts, self._rng)
         losses = self.losses(batch, words)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
-        total = weighted.sum()
+        total = weighted.sum() + _NAMING_WEIGHT * losses["points"].sum()
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
 
     def losses(self, batch: Batch, words: StepWords) -> dict[str, Tensor]:
-        """``class``, ``bce`` and ``dice`` of every decoder state, (S,) each.
+        """``class``, ``bce`` and ``dice`` of every decoder state, (S,) each, and ``points`` (1,).
 
         All states are predicted, matched and compared at once, as if their queries were those of one long state.
         """
@@ -149,13 +165,31 @@ class SegmenterTrainer:
         matches = self._match(probabilities, queries, pixels.mask_features, batch, targets)
         # Unmatched queries are void; a matched one is what its region is called.
         wanted = torch.full(masks.shape[:2], len(words.rows), device=self._device)
-        weights = void_weights(masks, batch.labelled)
+        wanted[lies_unlabelled(masks, batch.labelled)] = NAMELESS
+        weights = torch.full_like(masks[..., 0, 0], VOID_WEIGHT)
         called = targets[matches.region]
         wanted[matches.picture, matches.query] = called
         weights[matches.picture, matches.query] = torch.where(called == len(words.rows), VOID_WEIGHT, 1.0)
+        weights[matches.picture, matches.query] *= called != NAMELESS
         by_state = (self._states, -1)
-        named = class_loss(logits.unflatten(1, by_state), wanted.unflatten(1, by_state), weights.unflatten(1, by_state))
-        return {"class": named} | self._mask_losses(queries, pixels.mask_features, batch, matches)
+        by_states = (x.unflatten(1, by_state) for x in (logits, wanted, weights))
+        named = class_loss(*by_states, denied=denied_words(batch.complete, words).to(self._device))
+        points = self._points_loss(pixels.mask_features, batch, words, targets, scale)
+        return {"class": named, "points": points} | self._mask_losses(queries, pixels.mask_features, batch, matches)
+
+    def _points_loss(self, features: Tensor, batch: Batch, words: StepWords, targets: Tensor, scale: Tensor) -> Tensor:
+        """Cross-entropy (1,) of mask features (B, C, h, w) at random points that lie in a named region.
+
+        Where regions overlap, a point belongs to the smallest. Each region counts as the root of its points.
+        """
+        points = torch.rand(len(features), POINTS_NAMED, 2, generator=self._generator).to(self._device)
+        region = owners(batch, points)  # (B, P)
+        target = F.pad(targets, (0, 1), value=NAMELESS)[region]  # the last is that of points in no region
+        named = (target != NAMELESS) & (target != len(words.rows))
+        rows = F.normalize(self._namer(sample_features(features, points).transpose(1, 2)[named]), dim=-1)
+        each = F.cross_entropy(scale * rows @ words.rows.to(self._device).T, target[named], reduction="none")
+        weights = torch.bincount(region[named], minlength=1)[region[named]] ** -0.5
+        return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
 
     @torch.no_grad()
     def _match(
@@ -174,8 +208,9 @@ class SegmenterTrainer:
             labels = sample_labels(batch.masks, regions, points[picture].expand(count, -1, -1))
             cost = matching_cost(probabilities[picture], logits[picture], targets[regions], labels)
             for state, part in enumerate(cost.chunk(self._states)):
-                query, region = assign(part)
-                found.append(torch.stack((torch.full_like(query, picture), query + state * len(part), region + first)))
+                query, region = assign(part.repeat(1, _SHARES) if state < _SHARING_STATES else part)
+                region = region % max(count, 1) + first
+                found.append(torch.stack((torch.full_like(query, picture), query + state * len(part), region)))
             first += count
         return Matches(*torch.cat(found, 1).to(self._device))
 
@@ -210,6 +245,7 @@ class SegmenterTrainer:
         """Everything that the next step depends on, for ``torch.save`` and ``torch.load(weights_only=True)``."""
         return {
             "weights": {name: x.detach().clone() for name, x in self._weights.items()},
+            "namer": copy.deepcopy(self._namer.state_dict()),
             "average": {name: x.clone() for name, x in self._average.items()},
             "optimiser": copy.deepcopy(self._optimiser.state()),
             "steps": self._steps,
@@ -223,6 +259,7 @@ class SegmenterTrainer:
             for name, x in self._weights.items():
                 x.copy_(state["weights"][name])
                 self._average[name].copy_(state["average"][name])
+        self._namer.load_state_dict(state["namer"])
         self._optimiser.restore(copy.deepcopy(state["optimiser"]))
         self._steps = state["steps"]
         self._rng.bit_generator.state = json.loads(state["rng"])
@@ -240,6 +277,29 @@ class SegmenterTrainer:
             self._average[name].lerp_(x, 1 - averaging_decay(self._steps))
 
 
+def denied_words(complete: Sequence[frozenset[int]], words: StepWords) -> Tensor:
+    """Words that nothing unmarked in each picture can be, (B, K + 1) bool, void last and never denied."""
+    denied = torch.zeros(len(complete), len(words.rows) + 1, dtype=torch.bool)
+    for picture, concepts in enumerate(complete):
+        places = words.target[list(concepts)]
+        denied[picture, places[(places != NAMELESS) & (places != len(words.rows))]] = True
+    return denied
+
+
+def owners(batch: Batch, points: Tensor) -> Tensor:
+    """The smallest region of the batch that holds each point, or -1: points (B, P, 2) as (x, y) in 0..1 -> (B, P)."""
+    areas = batch.masks.sum((-2, -1))
+    found, first = [], 0
+    for picture, count in enumerate(batch.counts):
+        regions = torch.arange(first, first + count, device=points.device)
+        inside = sample_labels(batch.masks, regions, points[picture].expand(count, -1, -1)) > 0  # (R, P)
+        size = torch.where(inside, areas[regions][:, None], torch.iinfo(areas.dtype).max)
+        smallest = size.argmin(0) + first if count else torch.full_like(points[picture, :, 0], -1, dtype=torch.int64)
+        found.append(torch.where(inside.any(0), smallest, -1))
+        first += count
+    return torch.stack(found)
+
+
 def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:
     """Put scenes of one size side by side, on a device."""
     pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).to(device).permute(0, 3, 1, 2)
@@ -251,4 +311,5 @@ def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:
         counts=[len(scene.masks) for scene in scenes],
         concepts=np.concatenate([scene.concepts for scene in scenes]),
         labelled=F.avg_pool2d(labelled[:, None].float(), 4)[:, 0],
+        complete=[scene.complete for scene in scenes],
     )

@@ -40,6 +40,11 @@ class Words:
     def __init__(self, text: Tensor, trained: np.ndarray, alike: Tensor) -> None:
         self._text, self._trained, self._alike = text, trained, alike.numpy()
 
+    @property
+    def width(self) -> int:
+        """Of the text embeddings, D."""
+        return self._text.shape[-1]
+
     def draw(self, present: np.ndarray, rng: np.random.Generator) -> StepWords:
         """Most of the concepts in the batch, and random others that mean something else.
 
