@@ -172,8 +172,8 @@ class SegmenterTrainer:
         weights[matches.picture, matches.query] = torch.where(called == len(words.rows), VOID_WEIGHT, 1.0)
         weights[matches.picture, matches.query] *= called != NAMELESS
         by_state = (self._states, -1)
-        by_states = (x.unflatten(1, by_state) for x in (logits, wanted, weights))
-        named = class_loss(*by_states, denied=denied_words(batch.complete, words).to(self._device))
+        logits, wanted, weights = (x.unflatten(1, by_state) for x in (logits, wanted, weights))
+        named = class_loss(logits, wanted, weights, denied_words(batch.complete, words).to(self._device))
         points = self._points_loss(pixels.mask_features, batch, words, targets, scale)
         return {"class": named, "points": points} | self._mask_losses(queries, pixels.mask_features, batch, matches)
 
