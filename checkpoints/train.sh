@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 data=${1:?"pass the folder of data sets"}
 out=${2:-out/training}
 train() { "${PYTHON:-.venv/bin/python}" -m ovdemo train "$@" --data "$data" --hold-out checkpoints/held-out.txt; }
-train clip --out "$out/first" --text-minutes 10 --minutes 30
-train segmenter --out "$out/first" --minutes 24
+train clip --out "$out/first" --text-minutes 10 --minutes 24
+train segmenter --out "$out/first" --minutes 22
 # Then both image tower and decoders go on from there, with a learning rate that starts high again.
-train clip --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 42
-train segmenter --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 50
+train clip --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 56
+train segmenter --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 48
 cp "$out"/second/fcclip-embedded.safetensors "$out"/second/fcclip-embedded-text.safetensors checkpoints/
