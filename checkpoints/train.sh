@@ -10,5 +10,5 @@ train clip --out "$out/first" --text-minutes 10 --minutes 24
 train segmenter --out "$out/first" --minutes 22
 # Then both image tower and decoders go on from there, with a learning rate that starts high again.
 train clip --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 56
-train segmenter --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 48
+train segmenter --out "$out/second" --start "$out/first/fcclip-embedded.safetensors" --minutes 45
 cp "$out"/second/fcclip-embedded.safetensors "$out"/second/fcclip-embedded-text.safetensors checkpoints/

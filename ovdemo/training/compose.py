@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -50,11 +50,11 @@ class Weighted(Generic[T]):
 
     def __init__(self, items: Sequence[T], weights: Iterable[float]) -> None:
         self.items = items
-        self.sums = np.cumsum(list(weights))
+        self._sums = np.cumsum(list(weights))
 
     def draw(self, rng: np.random.Generator) -> T:
         """One item."""
-        return self.items[int(np.searchsorted(self.sums, rng.random() * self.sums[-1], "right"))]
+        return self.items[int(np.searchsorted(self._sums, rng.random() * self._sums[-1], "right"))]
 
 
 class Balanced(Generic[T]):
@@ -99,7 +99,7 @@ class Composer:
         self._cutouts = Balanced((cutout.segment.concept, cutout) for cutout in _cutouts(store))
         self._named_cutouts = Balanced((c.segment.concept, c) for c in _cutouts(store) if c.segment.concept >= 0)
         self._labelled = _by_rarity([photo for photo in store.photos if photo.folder in _LABELLED])
-        self._masked = _with_shares(_by_rarity([photo for photo in store.photos if photo.folder in _MASKED]))
+        self._masked = _by_rarity([photo for photo in store.photos if photo.folder in _MASKED], _SHARES)
         self._complete = {folder: store.concepts.marked_fully(folder) for folder in _MASKED}
         self._regions = [p for p in store.photos if any(layer.kind == "regions" for layer in p.layers)]
         self._plain = [photo for photo in store.photos if photo.folder in _PLAIN]
@@ -279,25 +279,23 @@ def _has_outline(segment: Segment, size: tuple[int, ...]) -> bool:
     return bool(touched < 3 and segment.area < _FILLED * width * height)
 
 
-def _by_rarity(photos: Sequence[Photo]) -> Weighted[Photo]:
-    """Photographs with something marked; those of rare concepts come more often."""
+def _by_rarity(photos: Sequence[Photo], shares: Mapping[str, float] | None = None) -> Weighted[Photo]:
+    """Photographs with something marked; those of rare concepts come more often.
+
+    With ``shares`` each set comes as often as they say: few streets and few people would else be learned from hundreds
+    of photographs of rare things.
+    """
     shown = {photo: [s.concept for layer in photo.layers for s in layer.segments] for photo in photos}
     counts = Counter(concept for concepts in shown.values() for concept in concepts)
     rarity = {concept: count**-0.5 for concept, count in counts.items()}
     chosen = [photo for photo in photos if shown[photo]]
-    return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * float(np.mean([rarity[c] for c in shown[p]])) for p in chosen])
-
-
-def _with_shares(photos: Weighted[Photo]) -> Weighted[Photo]:
-    """The same photographs, each set as often as :data:`_SHARES` says: few streets and few people would else be learned
-    from hundreds of photographs of rare things.
-    """
-    weights = np.diff(photos.sums, prepend=0)
-    totals = Counter[str]()
-    for photo, weight in zip(photos.items, weights, strict=True):
+    weights = [float(np.mean([rarity[c] for c in shown[photo]])) for photo in chosen]
+    if shares is None:
+        return Weighted(chosen, [_WEIGHTS.get(p.folder, 1) * w for p, w in zip(chosen, weights, strict=True)])
+    totals: defaultdict[str, float] = defaultdict(float)
+    for photo, weight in zip(chosen, weights, strict=True):
         totals[photo.folder] += weight
-    scaled = [w * _SHARES[p.folder] / totals[p.folder] for p, w in zip(photos.items, weights, strict=True)]
-    return Weighted(photos.items, scaled)
+    return Weighted(chosen, [shares[p.folder] / totals[p.folder] * w for p, w in zip(chosen, weights, strict=True)])
 
 
 def maskable(store: PhotoStore) -> np.ndarray:

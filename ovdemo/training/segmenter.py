@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ Draw = Callable[[np.random.Generator], Scene]
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
 POINTS_NAMED = 256  # of a picture
 _NAMING_WEIGHT = 4.0  # of named points beside the losses of seven decoder states
-_SHARING_STATES, _SHARES = 3, 3  # the first states, and how many queries a region has there
+_SHARING_STATES, _SHARERS = 3, 3  # the first states, and how many queries a region has there
 PEAK_RATE = 1.5e-3  # fifteen times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
 
@@ -75,6 +75,14 @@ class Batch:
     concepts: np.ndarray
     labelled: Tensor
     complete: list[frozenset[int]]
+
+    def inside(self, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each picture's regions (R,), and whether points (B, P, 2), x and y in 0..1, lie in them: (R, P) float."""
+        first = 0
+        for picture, count in enumerate(self.counts):
+            regions = torch.arange(first, first + count, device=points.device)
+            yield regions, sample_labels(self.masks, regions, points[picture].expand(count, -1, -1))
+            first += count
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,16 +210,13 @@ class SegmenterTrainer:
         points = torch.rand(len(queries), POINTS, 2, generator=self._generator).to(self._device)
         sampled = sample_features(features, points)[..., None]
         logits = self.network.sem_seg_head.predictor.predict_masks(queries, sampled)[..., 0]
-        found, first = [], 0
-        for picture, count in enumerate(batch.counts):
-            regions = torch.arange(first, first + count, device=self._device)
-            labels = sample_labels(batch.masks, regions, points[picture].expand(count, -1, -1))
+        found = []
+        for picture, (regions, labels) in enumerate(batch.inside(points)):
             cost = matching_cost(probabilities[picture], logits[picture], targets[regions], labels)
             for state, part in enumerate(cost.chunk(self._states)):
-                query, region = assign(part.repeat(1, _SHARES) if state < _SHARING_STATES else part)
-                region = region % max(count, 1) + first
+                query, region = assign(part.repeat(1, _SHARERS) if state < _SHARING_STATES else part)
+                region = regions[region % max(len(regions), 1)].cpu()
                 found.append(torch.stack((torch.full_like(query, picture), query + state * len(part), region)))
-            first += count
         return Matches(*torch.cat(found, 1).to(self._device))
 
     def _mask_losses(self, queries: Tensor, features: Tensor, batch: Batch, matches: Matches) -> dict[str, Tensor]:
@@ -289,14 +294,12 @@ def denied_words(complete: Sequence[frozenset[int]], words: StepWords) -> Tensor
 def owners(batch: Batch, points: Tensor) -> Tensor:
     """The smallest region of the batch that holds each point, or -1: points (B, P, 2) as (x, y) in 0..1 -> (B, P)."""
     areas = batch.masks.sum((-2, -1))
-    found, first = [], 0
-    for picture, count in enumerate(batch.counts):
-        regions = torch.arange(first, first + count, device=points.device)
-        inside = sample_labels(batch.masks, regions, points[picture].expand(count, -1, -1)) > 0  # (R, P)
+    found = []
+    for picture, (regions, labels) in enumerate(batch.inside(points)):
+        inside = labels > 0
         size = torch.where(inside, areas[regions][:, None], torch.iinfo(areas.dtype).max)
-        smallest = size.argmin(0) + first if count else torch.full_like(points[picture, :, 0], -1, dtype=torch.int64)
-        found.append(torch.where(inside.any(0), smallest, -1))
-        first += count
+        nobody = torch.full_like(points[picture, :, 0], -1, dtype=torch.int64)
+        found.append(torch.where(inside.any(0), regions[size.argmin(0)], nobody) if len(regions) else nobody)
     return torch.stack(found)
 
 
