@@ -102,8 +102,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(title="parts", required=True, metavar="PART")
     clip = parts.add_parser("clip", help="the text tower, then the image tower")
     clip.set_defaults(command="train.run_clip")
-    clip.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), metavar="DIR", help="its data.noun")
-    clip.add_argument("--text-minutes", type=float, default=10, help="for the text tower alone (default 10)")
+    clip.add_argument(
+        "--text-minutes", type=float, default=10, help="for the text tower alone; 0 leaves it as it is (default 10)"
+    )
     segmenter = parts.add_parser("segmenter", help="the decoders, on the frozen tower of OUT/clip.safetensors")
     segmenter.set_defaults(command="train.run_segmenter")
     for part in (clip, segmenter):

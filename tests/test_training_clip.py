@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ovdemo.errors import UserError
 from ovdemo.nn.clip import ClipTower, clip_tower
-from ovdemo.training import teacher, text
+from ovdemo.training import teacher, text, wording
 from ovdemo.training.alignment import PEAK_RATE, ImageTrainee
 from ovdemo.training.concepts import Concept, Concepts
+from ovdemo.training.meanings import gather, plural, shown_meaning
 from ovdemo.training.phrases import Phrases, read_phrases
 from ovdemo.training.scenes import Scene
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.training.text import TextTrainee, install_text
 from ovdemo.training.wording import WORDINGS, may_mean_the_same, word_concepts
+from ovdemo.vocabulary import Vocabulary, VocabularyClass
+from ovdemo.vocabulary.wordnet import load_wordnet
 from tiny import tiny_config
 
 PHRASES = Phrases(
@@ -54,7 +56,7 @@ def make_tower(seed: int = 0) -> ClipTower:
 def make_text_trainee(tower: ClipTower, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TextTrainee:
     monkeypatch.setattr(text, "teach", fake_teach)
     monkeypatch.setattr(text, "_BATCH", {"nouns": 6, "classes": 4, "glosses": 2, "captions": 2})
-    return TextTrainee(tower, PHRASES, tmp_path, 0, lambda done, total: None)
+    return TextTrainee(tower, PHRASES, load_wordnet(), cache=tmp_path, seed=0, progress=lambda done, total: None)
 
 
 def test_the_text_tower_learns_and_leaves_the_image_tower_alone(monkeypatch, tmp_path) -> None:
@@ -120,14 +122,72 @@ def test_phrases_come_from_wordnet_captions_and_class_names(tmp_path) -> None:
     )
     (tmp_path / "set/captions_text.txt").write_text("A bird .\nA dog .\n")
     concepts = Concepts([Concept(("ruby", "red stone"), True)], {})
-    phrases = read_phrases(tmp_path, tmp_path, concepts)
+    phrases = read_phrases(tmp_path, tmp_path / "data.noun", concepts)
     assert phrases.nouns == ("tabby cat",)
     assert phrases.glosses == ("a striped cat",)
     assert phrases.captions == ("A dog .", "A bird .")
     assert {"ruby", "red stone", "person"} <= set(phrases.classes)
     assert len(set(phrases.all)) == len(phrases.all)
-    with pytest.raises(UserError, match="--wordnet"):
-        read_phrases(tmp_path, tmp_path / "none", concepts)
+
+
+def test_words_of_one_meaning_come_together() -> None:
+    texts = ("rucksack", "backpack", "knapsack", "bag", "hog", "street food")
+    rows = functional.normalize(torch.randn(len(texts), 64, generator=torch.Generator().manual_seed(0)), dim=-1)
+    moved = gather(rows, texts, texts[:2] + texts[3:], load_wordnet())
+    torch.testing.assert_close(moved.norm(dim=-1), torch.ones(len(texts)))
+    before, after = rows @ rows.T, moved @ moved.T
+    assert after[0, 1] > 0.45 > before[0, 1] + 0.3
+    assert after[0, 3] > before[0, 3] + 0.1, "a backpack is a bag"
+    assert torch.equal(moved[2], rows[2]), "only what is asked for moves"
+    assert torch.equal(moved[5], rows[5]), "WordNet does not know it"
+
+
+def test_definitions_count_where_they_are_texts() -> None:
+    rucksack = shown_meaning("rucksack", load_wordnet())
+    assert rucksack is not None
+    texts = ("rucksack", rucksack.gloss, "hog")
+    rows = torch.eye(3, 8)
+    assert gather(rows, texts, texts[:1], load_wordnet())[0] == pytest.approx(
+        [0.894, 0.447, 0, 0, 0, 0, 0, 0], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("crane", "crane.n.04"),
+        ("trees", "tree.n.01"),
+        ("freedom", "freedom.n.01"),
+        ("american alligator", "american_alligator.n.01"),
+        ("xyzzy", None),
+    ],
+)
+def test_a_meaning_that_can_be_shown_comes_first(name: str, meaning: str | None) -> None:
+    found = shown_meaning(name, load_wordnet())
+    assert (found and found.name) == meaning
+
+
+@pytest.mark.parametrize(
+    ("name", "plurals"),
+    [("red car", "red cars"), ("bus", "buses"), ("bench", "benches"), ("sky", "skies"), ("toy", "toys")],
+)
+def test_plurals(name: str, plurals: str) -> None:
+    assert plural(name) == plurals
+
+
+def test_wordings_hold_near_nouns_that_are_no_concepts(monkeypatch) -> None:
+    tower, concepts = make_tower(), make_concepts()
+    rows = {"ruby": 0, "emerald": 1, "sapphire": 2, "coal": 3, "red stone": 0, "charcoal": 3, "dog": 9}
+
+    def encode(prompts):
+        near = torch.eye(10, 32)
+        return torch.stack([near[next(rows[name] for name in rows if prompt.endswith(name))] for prompt in prompts])
+
+    nouns = Vocabulary(tuple(VocabularyClass((name,), "thing") for name in ("red stone", "charcoal", "dog", "Ruby")))
+    monkeypatch.setattr(wording, "load_preset", lambda name: nouns)
+    monkeypatch.setattr(tower, "encode_prompts", encode)
+    found = wording._near_nouns(tower, concepts, torch.eye(4, 32))
+    assert found == [["red stone"], [], [], ["charcoal"]]
 
 
 def make_concepts(held_out=()) -> Concepts:

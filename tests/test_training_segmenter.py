@@ -241,11 +241,20 @@ def draw(rng: np.random.Generator) -> Scene:
     return SCENES[rng.integers(len(SCENES))]
 
 
+def draw_thing(rng: np.random.Generator) -> Scene:
+    """One colour that fills a picture but for its border."""
+    concept = int(rng.integers(4))
+    mask = np.zeros((1, 32, 32), bool)
+    mask[0, 4:-4, 4:-4] = True
+    pixels = np.where(mask[0][..., None], np.uint8(COLOURS[concept]), np.uint8(128))
+    return Scene(pixels, mask, np.array([concept]), np.ones(1, bool), mask[0])
+
+
 def trainer() -> SegmenterTrainer:
     torch.manual_seed(0)
     text = F.normalize(torch.randn(30, 2, 32), dim=-1)
     words = Words(text, np.ones(30, bool), torch.zeros(30, 30, dtype=torch.bool))
-    return SegmenterTrainer(FCCLIPNetwork(tiny_config()), words, draw, batch=2, seed=1)
+    return SegmenterTrainer(FCCLIPNetwork(tiny_config()), words, draw, draw_thing, batch=2, seed=1)
 
 
 def everything_named(count: int = 30) -> StepWords:
@@ -282,6 +291,13 @@ def test_a_dropped_concept_makes_its_query_void() -> None:
     assert got["class"].min() > 1
 
 
+def test_things_that_nobody_can_name_teach_nothing() -> None:
+    rng = np.random.default_rng(0)
+    shown = collate([draw_thing(rng) for _ in range(3)], torch.device("cpu"))
+    assert trainer()._things_loss(shown, everything_named(), rng).item() > 0
+    assert trainer()._things_loss(shown, StepWords(torch.eye(4, 32), torch.full((31,), NAMELESS)), rng).item() == 0
+
+
 def test_a_scene_without_regions_has_finite_losses() -> None:
     bare = replace(
         SCENES[0], masks=np.zeros((0, SIDE, SIDE), bool), concepts=np.zeros(0, np.int64), is_thing=np.zeros(0, bool)
@@ -298,6 +314,7 @@ def test_overfits_two_scenes() -> None:
     curve = [learner.step(0.1) for _ in range(120)]
     assert np.mean([losses["total"] for losses in curve[-10:]]) < 0.5 * first["total"]
     assert np.mean([losses["dice"] for losses in curve[-10:]]) < 0.5 * first["dice"]
+    assert np.mean([losses["things"] for losses in curve[-10:]]) < 0.5 * first["things"]
     assert all(torch.equal(x, frozen[name]) for name, x in learner.network.backbone.named_parameters())
 
 

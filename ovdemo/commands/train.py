@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
 from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.systems.registry import CLIP_PREFIX, EMBEDDED, find_variant
-from ovdemo.training import alignment, segmenter
+from ovdemo.training import alignment, segmenter, text
 from ovdemo.training.alignment import ImageTrainee, open_layers
 from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
@@ -33,6 +34,7 @@ from ovdemo.training.text import TextTrainee, install_text, text_tensors
 from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
 from ovdemo.training.words import Words
 from ovdemo.vocabulary.names import normalise_name
+from ovdemo.vocabulary.wordnet import load_wordnet, nouns_file
 
 _SIDE = 256  # pixels of a training scene
 _FURTHER = 0.5  # of the learning rates, where training goes on from trained weights
@@ -43,23 +45,36 @@ def run_clip(options: argparse.Namespace) -> int:
     """Train the text tower, then the image tower; write ``OUT/clip.safetensors``."""
     concepts = _concepts(options)
     tower = clip_tower(EMBEDDED.clip).to(resolve_device(options.device))
-    text = options.out / _TEXT
+    written = options.out / _TEXT
     if options.start:
         _start_from(options.start, CLIP_PREFIX, tower.clip_model)
-        save_safetensors(text_tensors(tower), text, {})
     else:
         open_layers(tower)
-    if not text.exists():
-        with progress_bar("asking the teacher") as advance:
-            phrases = read_phrases(options.data, options.wordnet, concepts)
-            student = TextTrainee(tower, phrases, cache_dir() / "training", options.seed, advance)
-        _train(student, options.out, "text", options.text_minutes)
-        save_safetensors(student.result(), text, {})
-    install_text(tower, read_tensors(text))
+    if not written.exists():
+        if options.text_minutes:
+            _train_text(tower, concepts, options)
+        save_safetensors(text_tensors(tower), written, {})
+    install_text(tower, read_tensors(written))
     trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options)
     _train(trainee, options.out, "image", options.minutes)
     save_safetensors(trainee.result(), options.out / _CLIP, {})
     return 0
+
+
+def _train_text(tower: ClipTower, concepts: Concepts, options: argparse.Namespace) -> None:
+    phrases = read_phrases(options.data, nouns_file(), concepts)
+    with progress_bar("asking the teacher") as advance:
+        student = TextTrainee(
+            tower,
+            phrases,
+            load_wordnet(),
+            cache=cache_dir() / "training",
+            seed=options.seed,
+            progress=advance,
+            fresh=not options.start,
+            peak_rate=text.PEAK_RATE * (_FURTHER if options.start else 1),
+        )
+    _train(student, options.out, "text", options.text_minutes)
 
 
 def run_segmenter(options: argparse.Namespace) -> int:
@@ -72,10 +87,12 @@ def run_segmenter(options: argparse.Namespace) -> int:
     store = _photos(options.data, concepts)
     wordings = word_concepts(network.backbone, concepts, options.seed)
     trained = maskable(store)
+    composer = Composer(store, _SIDE)
     trainer = SegmenterTrainer(
         network,
         Words(wordings, trained, may_mean_the_same(concepts, wordings[:, 0])),
-        Composer(store, _SIDE).panoptic_scene,
+        composer.panoptic_scene,
+        partial(composer.object_scene, segmenter.THING_SIDE),
         seed=options.seed,
         peak_rate=segmenter.PEAK_RATE * (_FURTHER if options.start else 1),
     )

@@ -34,8 +34,8 @@ _SCENES, _CAPTIONED = 2, 1  # of a step
 _OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
 # How often each side comes: first the small ones, of which the same time shows ten times as many, then the large ones.
 # Those count: a tower that saw things at 128 pixels or less could not name them at 320.
-_SMALL_SHARE = 0.5  # of the schedule
-_OBJECT_SHARES = ((0.7, 0.3, 0.0, 0.0, 0.0), (0.15, 0.15, 0.3, 0.2, 0.2))
+_SMALL_SHARE = 0.4  # of the schedule
+_OBJECT_SHARES = ((0.7, 0.3, 0.0, 0.0, 0.0), (0.15, 0.1, 0.25, 0.3, 0.2))
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]

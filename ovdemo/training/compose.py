@@ -22,7 +22,7 @@ _LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
 _WEIGHTS = {"camvid": 0.4, "ccp": 0.5}  # sets of many photographs of the same few streets, or of one person each
 _SHARES = {"camvid": 0.28, "ccp": 0.32, "coco_inst": 0.32, "coco_stuff": 0.08}  # of the masked photographs drawn
-_SMALL = 128  # pixels a side that every photograph bears to be enlarged to
+_SMALL = 192  # pixels a side that every photograph bears to be enlarged to, the smallest three times
 _MIN_REGION = 400  # pixels of a region to learn a name from
 _MIN_MASK = 64  # pixels of a mask to learn a shape from
 _MIN_SHARE = 0.3  # what must stay visible of it
@@ -185,11 +185,11 @@ class Composer:
     def _kinds_of_drafts(self) -> Weighted[_Draft]:
         kinds: list[tuple[_Draft, float]] = []
         if self._masked.items:
-            kinds.append((self._masked_draft, 0.75))
+            kinds.append((self._masked_draft, 0.64))
         if self._regions:
-            kinds.append((self._regions_draft, 0.12))
+            kinds.append((self._regions_draft, 0.1))
         if self._objects_large:
-            kinds.append((self._object_draft, 0.13))
+            kinds.append((self._object_draft, 0.26))
         return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
 
     def _four_drafts(self, rng: np.random.Generator) -> Canvas:
@@ -245,7 +245,7 @@ class Composer:
 
 def _is_large(photo: Photo) -> bool:
     """Whether it bears being shown at more than :data:`_SMALL` pixels a side."""
-    return bool(2 * min(photo.pixels.shape[:2]) > _SMALL)
+    return bool(3 * min(photo.pixels.shape[:2]) > _SMALL)
 
 
 def _pick(items: Sequence[T], rng: np.random.Generator) -> T:
@@ -299,10 +299,11 @@ def _by_rarity(photos: Sequence[Photo], shares: Mapping[str, float] | None = Non
 
 
 def maskable(store: PhotoStore) -> np.ndarray:
-    """(V,) bool: concepts with a mask, made by people or cut out automatically."""
+    """(V,) bool: concepts with a mask, made by people, cut out automatically or all of a photograph."""
     named = np.zeros(len(store.concepts), bool)
     masks = (layer for photo in store.photos for layer in photo.layers if layer.kind != "boxes")
     named[[segment.concept for layer in masks for segment in layer.segments if segment.concept >= 0]] = True
+    named[[photo.concept for photo in store.photos if photo.concept >= 0]] = True
     return named
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovdemo.errors import UserError
 from ovdemo.evaluation.members import read_json_lines
 from ovdemo.training.concepts import Concepts
 from ovdemo.vocabulary import load_preset, preset_names
@@ -40,13 +39,9 @@ class Phrases:
         return tuple(dict.fromkeys((*self.nouns, *self.glosses, *self.classes, *self.captions)))
 
 
-def read_phrases(data: Path, wordnet: Path, concepts: Concepts) -> Phrases:
-    """Collect them from the data folder, WordNet's database folder (``data.noun``) and the presets.
-
-    Raises:
-        UserError: WordNet is not there.
-    """
-    nouns, glosses = _read_wordnet(wordnet / "data.noun")
+def read_phrases(data: Path, nouns_file: Path, concepts: Concepts) -> Phrases:
+    """Collect them from the data folder, WordNet's file of nouns and the presets."""
+    nouns, glosses = _read_wordnet(nouns_file)
     named = (name for concept in concepts.entries for name in concept.names)
     small = (load_preset(preset) for preset in preset_names() if preset != "imagenet-21k")
     listed = (name for preset in small for entry in preset.classes for name in entry.names)
@@ -56,13 +51,9 @@ def read_phrases(data: Path, wordnet: Path, concepts: Concepts) -> Phrases:
 
 
 def _read_wordnet(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lemmas and glosses of ``data.noun``, whose format its manual page wndb(5) describes."""
-    try:
-        lines = path.read_text("latin-1").splitlines()
-    except OSError as error:
-        raise UserError(f"WordNet's nouns are not at {path}; pass its database folder with --wordnet.") from error
+    """Lemmas and glosses."""
     nouns, glosses = [], []
-    for line in lines:
+    for line in path.read_text("latin-1").splitlines():
         if line.startswith(" "):  # the licence
             continue
         fields, _, gloss = line.partition(" | ")

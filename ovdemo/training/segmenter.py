@@ -14,9 +14,9 @@ The recipe is Mask2Former's with four changes for a short schedule on partly lab
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from ovdemo.training.losses import (
 from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assign, matching_cost
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
+from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.scenes import Scene
 from ovdemo.training.words import StepWords, Words
 
@@ -50,7 +51,9 @@ Draw = Callable[[np.random.Generator], Scene]
 
 POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,544 of 65,536
 POINTS_NAMED = 256  # of a picture
-_NAMING_WEIGHT = 4.0  # of named points beside the losses of seven decoder states
+THINGS = 12  # photographs of one thing in a step
+THING_SIDE = 128  # pixels
+_NAMING_WEIGHT = 4.0  # of named points, and of named photographs, beside the losses of seven decoder states
 _SHARING_STATES, _SHARERS = 3, 3  # the first states, and how many queries a region has there
 PEAK_RATE = 1.5e-3  # fifteen times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
@@ -109,6 +112,7 @@ class SegmenterTrainer:
         network: on its device; its tower is switched to evaluation and frozen.
         words: gives the vocabulary of a step.
         draw: gives one scene.
+        draw_thing: gives a photograph of one thing, a scene with one named region.
         batch: scenes a step.
         seed: of scenes, words and points.
         peak_rate: greatest learning rate.
@@ -119,6 +123,7 @@ class SegmenterTrainer:
         network: FCCLIPNetwork,
         words: Words,
         draw: Draw,
+        draw_thing: Draw,
         *,
         batch: int = 4,
         seed: int = 0,
@@ -127,8 +132,8 @@ class SegmenterTrainer:
         self.network = network
         self._device = network.void_embedding.weight.device
         network.backbone.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._words, self._draw, self._batch, self._peak_rate = words, draw, batch, peak_rate
-        self._rng = np.random.default_rng(seed)
+        self._words, self._peak_rate = words, peak_rate
+        self._batches = Prefetched(partial(_draw, draw, batch, draw_thing), seed)
         self._generator = torch.Generator().manual_seed(seed)
         features = network.sem_seg_head.pixel_decoder.mask_features.out_channels
         self._namer = nn.Linear(features, words.width).to(self._device)
@@ -142,14 +147,15 @@ class SegmenterTrainer:
         """One optimiser step at progress ``share`` (0..1) of the schedule.
 
         Returns:
-            ``total``, the sum over all decoder states and points, and unweighted the ``class``, ``bce`` and ``dice``
-            of the last state and the ``points``.
+            ``total``, the sum over all decoder states, points and things, and unweighted the ``class``, ``bce`` and
+            ``dice`` of the last state, the ``points`` and the ``things``.
         """
-        batch = collate([self._draw(self._rng) for _ in range(self._batch)], self._device)
-        words = self._words.draw(batch.concepts, self._rng)
-        losses = self.losses(batch, words)
+        (scenes, things), random = self._batches.next(share)
+        batch, shown = collate(scenes, self._device), collate(things, self._device)
+        losses = self.losses(batch, self._words.draw(batch.concepts, random))
+        losses["things"] = self._things_loss(shown, self._words.draw(shown.concepts, random), random)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
-        total = weighted.sum() + _NAMING_WEIGHT * losses["points"].sum()
+        total = weighted.sum() + _NAMING_WEIGHT * (losses["points"] + losses["things"]).sum()
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
@@ -197,6 +203,25 @@ class SegmenterTrainer:
         rows = F.normalize(self._namer(sample_features(features, points).transpose(1, 2)[named]), dim=-1)
         each = F.cross_entropy(scale * rows @ words.rows.to(self._device).T, target[named], reduction="none")
         weights = torch.bincount(region[named], minlength=1)[region[named]] ** -0.5
+        return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
+
+    def _things_loss(self, batch: Batch, words: StepWords, random: np.random.Generator) -> Tensor:
+        """Cross-entropy (1,) of photographs of one region each, from the pixels under its mask and a query before the
+        first layer.
+
+        Far more things are so named than scenes can hold: the pixel decoder runs on small photographs, and no query.
+        """
+        predictor = self.network.sem_seg_head.predictor
+        features = self.network.sem_seg_head.pixel_decoder(self.stages(batch.pixels)).mask_features
+        queries = predictor.decoder_norm(predictor.query_feat.weight)
+        state = queries[torch.from_numpy(random.integers(len(queries), size=len(batch.masks)))][:, None]
+        inside = F.interpolate(batch.masks[:, None].float(), features.shape[-2:], mode="area") - 0.5
+        rows = predictor.embed_classes(state, features, inside)[:, 0]
+        void, scale = self.network.void_embedding.weight[0], predictor.logit_scale.exp().clamp(max=100)
+        logits = class_logits(rows, words.rows.to(self._device), void, scale)
+        targets = words.target[batch.concepts].to(self._device)
+        weights = torch.where(targets == len(words.rows), VOID_WEIGHT, 1.0) * (targets != NAMELESS)
+        each = F.cross_entropy(logits, targets, ignore_index=NAMELESS, reduction="none")
         return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
 
     @torch.no_grad()
@@ -254,7 +279,7 @@ class SegmenterTrainer:
             "average": {name: x.clone() for name, x in self._average.items()},
             "optimiser": copy.deepcopy(self._optimiser.state()),
             "steps": self._steps,
-            "rng": json.dumps(self._rng.bit_generator.state),
+            "batches": self._batches.made,
             "generator": self._generator.get_state(),
         }
 
@@ -267,7 +292,7 @@ class SegmenterTrainer:
         self._namer.load_state_dict(state["namer"])
         self._optimiser.restore(copy.deepcopy(state["optimiser"]))
         self._steps = state["steps"]
-        self._rng.bit_generator.state = json.loads(state["rng"])
+        self._batches.skip_to(state["batches"])
         self._generator.set_state(state["generator"].cpu())
 
     def result(self) -> dict[str, Tensor]:
@@ -280,6 +305,12 @@ class SegmenterTrainer:
         self._steps += 1
         for name, x in self._weights.items():
             self._average[name].lerp_(x, 1 - averaging_decay(self._steps))
+
+
+def _draw(
+    scene: Draw, batch: int, thing: Draw, random: np.random.Generator, share: float
+) -> tuple[list[Scene], list[Scene]]:
+    return [scene(random) for _ in range(batch)], [thing(random) for _ in range(THINGS)]
 
 
 def denied_words(complete: Sequence[frozenset[int]], words: StepWords) -> Tensor:

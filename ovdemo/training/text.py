@@ -14,16 +14,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.training.loop import adamw, learning_rate, set_learning_rate
+from ovdemo.training.meanings import gather, plural
 from ovdemo.training.phrases import Phrases
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.vocabulary import VILD_14
+from ovdemo.vocabulary.wordnet import WordNet
 
-_PEAK = 1e-3
+PEAK_RATE = 1e-3  # from fresh weights
 _DECAY = 0.01
 _BATCH = {"nouns": 128, "classes": 128, "glosses": 32, "captions": 96}  # texts of each kind in a step
 _NAMES = ("nouns", "classes")
 _TEMPLATED = 0.7  # of the names; the others stay bare
+_PLURAL = 0.1  # of the names: people ask for "cats" too
 _TOKEN_LENGTH = 0.5  # of a token's first vector, about as long as CLIP's own random ones
 _END = "</w>"  # how the tokenizer marks a token that ends a word
 _PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
@@ -34,25 +37,49 @@ Progress = Callable[[int, int], None]
 class TextTrainee:
     """Distils the teacher into a CLIP's text tower (:class:`~ovdemo.training.loop.Trainee`).
 
-    The loss is one minus the cosine between the tower's embedding of a text and the teacher's projected one. A name
-    within a prompt template has the target of the bare name, so that templates do not move it.
+    The loss is one minus the cosine between the tower's embedding of a text and the teacher's projected one, names
+    moved towards others of their meaning (:func:`~ovdemo.training.meanings.gather`). A name within a prompt template,
+    or its plural, has the target of the bare name, so that neither moves it.
     """
 
-    def __init__(self, tower: ClipTower, phrases: Phrases, cache: Path, seed: int, progress: Progress) -> None:
-        """Take the tower, whose text part starts anew, and ask the teacher for all targets.
+    def __init__(
+        self,
+        tower: ClipTower,
+        phrases: Phrases,
+        wordnet: WordNet,
+        *,
+        cache: Path,
+        seed: int,
+        progress: Progress,
+        fresh: bool = True,
+        peak_rate: float = PEAK_RATE,
+    ) -> None:
+        """Take the tower and ask the teacher for all targets.
+
+        Args:
+            tower: its text part fresh or trained before.
+            phrases: what to learn from.
+            wordnet: tells which names mean the same.
+            cache: folder of the teacher's answers.
+            seed: of the batches.
+            progress: called with texts that the teacher has done, and texts in all.
+            fresh: start the tokens anew, at the teacher's vectors of whole words.
+            peak_rate: greatest learning rate.
 
         Raises:
             UserError: the teacher is not installed.
         """
-        self._tower = tower
+        self._tower, self._peak_rate = tower, peak_rate
         self._random = np.random.default_rng(seed)
         self._texts = phrases.all
         place = {text: i for i, text in enumerate(self._texts)}
         self._members = {kind: np.array([place[text] for text in getattr(phrases, kind)]) for kind in _BATCH}
         rows = teach(self._texts, cache, progress)
         project = Projection.fit(rows[np.concatenate([self._members[kind] for kind in _NAMES])], tower.width)
-        self._targets = project(rows).to(tower.clip_model.text_projection.device)
-        self._start_tokens(project, cache, progress)
+        names = dict.fromkeys((*phrases.nouns, *phrases.classes))
+        self._targets = gather(project(rows), self._texts, names, wordnet).to(tower.clip_model.text_projection.device)
+        if fresh:
+            self._start_tokens(project, cache, progress)
         for name, parameter in tower.clip_model.named_parameters():
             parameter.requires_grad_(name.startswith(_PREFIXES))
         self._optimiser = adamw(tower.clip_model, _DECAY)
@@ -71,7 +98,7 @@ class TextTrainee:
     def step(self, share: float) -> dict[str, float]:
         """One batch of texts of all kinds."""
         prompts, targets = self._draw()
-        set_learning_rate(self._optimiser, learning_rate(_PEAK, share))
+        set_learning_rate(self._optimiser, learning_rate(self._peak_rate, share))
         # Plain attention: the fused kernel's backward is slow on a CPU for sequences of ten tokens.
         with mixed_precision(targets.device), sdpa_kernel(SDPBackend.MATH):
             # Kind by kind: names are a quarter as long as sentences, and a batch is as long as its longest text.
@@ -93,10 +120,15 @@ class TextTrainee:
             places.append(chosen)
             prompts.append([])
             for i in chosen:
-                templated = kind in _NAMES and self._random.random() < _TEMPLATED
-                template = self._random.choice(VILD_14.templates) if templated else "{}"
-                prompts[-1].append(template.replace("{}", self._texts[i]))
+                text = self._texts[i]
+                prompts[-1].append(self._reworded(text) if kind in _NAMES else text)
         return prompts, self._targets[torch.from_numpy(np.concatenate(places)).to(self._targets.device)]
+
+    def _reworded(self, name: str) -> str:
+        """A name, or its plural, in a prompt template or bare."""
+        name = plural(name) if self._random.random() < _PLURAL else name
+        template = self._random.choice(VILD_14.templates) if self._random.random() < _TEMPLATED else "{}"
+        return str(template).replace("{}", name)
 
     def state(self) -> dict[str, Any]:
         """See :class:`~ovdemo.training.loop.Trainee`."""

@@ -142,6 +142,15 @@ def load_wordnet() -> WordNet:
         return _loaded[0]
 
 
+def nouns_file() -> Path:
+    """WordNet's own file of nouns, one synset a line; its manual page wndb(5) describes it.
+
+    Raises:
+        UserError: as :func:`load_wordnet`.
+    """
+    return _unpacked(ARCHIVE) / _CORPUS / "data.noun"
+
+
 def start_loading(then: Callable[[], object] | None = None) -> threading.Thread:
     """Load in the background, so that the first question need not wait; what goes wrong is logged.
 
