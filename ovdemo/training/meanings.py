@@ -17,9 +17,9 @@ _ABOVE = 0.5  # weight of the next more general meaning: a house is a building
 def gather(rows: Tensor, texts: Sequence[str], names: Collection[str], wordnet: WordNet) -> Tensor:
     """Retrofit unit vectors of names to WordNet (after Faruqui et al. 2015, "Retrofitting Word Vectors").
 
-    A sentence encoder hardly knows rare words: all-MiniLM-L6-v2 takes "rucksack" for a kind of animal. Here the vector
-    of a name becomes the normalised sum of its own, the mean over the words of its meaning, the definition's, and half
-    of the same two of the next more general meaning. Its meaning is the most frequent one that a photograph can show.
+    A sentence encoder hardly knows rare words: all-MiniLM-L6-v2 puts "rucksack" nearer to "hog" than to "backpack".
+    Here the vector of a name becomes the normalised sum of its own, the mean over the words of its meaning, the
+    definition's, and half of the same two of the next more general meaning; see :func:`shown_meaning`.
 
     Args:
         rows: (n, D) float32 unit vectors.

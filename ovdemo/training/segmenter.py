@@ -1,6 +1,6 @@
 """Training of a small FC-CLIP's decoders on a frozen tower (Yu et al. 2023, section 4.1, "Training Strategy").
 
-The recipe is Mask2Former's with four changes for a short schedule on partly labelled, thin data:
+The recipe is Mask2Former's with five changes for a short schedule on partly labelled, thin data:
 
 - Regions without a name supervise masks only.
 - A query that nothing was matched to is told "no object" only where a picture's labels are complete. Elsewhere it is
@@ -9,6 +9,7 @@ The recipe is Mask2Former's with four changes for a short schedule on partly lab
   that more of them learn from a picture; the last ones match one to one, as inference needs it.
 - Points of the mask features are named too, through a layer that training alone has. Queries learn late what pixels
   should have told apart early.
+- Photographs of one thing are named under their true masks: scenes alone would show too few kinds of things.
 """
 
 from __future__ import annotations
