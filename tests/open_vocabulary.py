@@ -164,8 +164,8 @@ def shown_names(data: Path) -> list[str]:
 def ensemble_accuracy(workbench: Workbench, data: Path, each: int) -> dict[str, tuple[float, float, float]]:
     """Percent of objects whose best proposal gets the right name, by fusion: (seen, held out, mean of the two).
 
-    Half of the words are held out, half seen; no photograph was in training under its name. Every seen name has its
-    turn: as many vocabularies as it takes, in each of which all objects with a name in it are asked for.
+    Half of the words are held out, half seen; no photograph was in training under its name. All seen names have their
+    turn, but for a last few: as many vocabularies as they fill, each asked of all objects with a name in it.
     """
     held_out = held_out_names()
     seen = shown_names(data)
