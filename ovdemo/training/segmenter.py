@@ -172,9 +172,7 @@ class SegmenterTrainer:
         with torch.no_grad():
             masks = head.predictor.predict_masks(queries, pixels.mask_features)
         embeddings = head.predictor.embed_classes(queries, pixels.mask_features, masks)
-        scale = head.predictor.logit_scale.exp().clamp(max=100)
-        void = self.network.void_embedding.weight[0]
-        logits = class_logits(embeddings, words.rows.to(self._device), void, scale)
+        logits = self._class_logits(embeddings, words)
         targets = words.target[batch.concepts].to(self._device)
         probabilities = logits.detach().softmax(-1)
         matches = self._match(probabilities, queries, pixels.mask_features, batch, targets)
@@ -189,10 +187,10 @@ class SegmenterTrainer:
         by_state = (self._states, -1)
         logits, wanted, weights = (x.unflatten(1, by_state) for x in (logits, wanted, weights))
         named = class_loss(logits, wanted, weights, denied_words(batch.complete, words).to(self._device))
-        points = self._points_loss(pixels.mask_features, batch, words, targets, scale)
+        points = self._points_loss(pixels.mask_features, batch, words, targets)
         return {"class": named, "points": points} | self._mask_losses(queries, pixels.mask_features, batch, matches)
 
-    def _points_loss(self, features: Tensor, batch: Batch, words: StepWords, targets: Tensor, scale: Tensor) -> Tensor:
+    def _points_loss(self, features: Tensor, batch: Batch, words: StepWords, targets: Tensor) -> Tensor:
         """Cross-entropy (1,) of mask features (B, C, h, w) at random points that lie in a named region.
 
         Where regions overlap, a point belongs to the smallest. Each region counts as the root of its points.
@@ -202,7 +200,7 @@ class SegmenterTrainer:
         target = F.pad(targets, (0, 1), value=NAMELESS)[region]  # the last is that of points in no region
         named = (target != NAMELESS) & (target != len(words.rows))
         rows = F.normalize(self._namer(sample_features(features, points).transpose(1, 2)[named]), dim=-1)
-        each = F.cross_entropy(scale * rows @ words.rows.to(self._device).T, target[named], reduction="none")
+        each = F.cross_entropy(self._scale() * rows @ words.rows.to(self._device).T, target[named], reduction="none")
         weights = torch.bincount(region[named], minlength=1)[region[named]] ** -0.5
         return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
 
@@ -218,12 +216,19 @@ class SegmenterTrainer:
         state = queries[torch.from_numpy(random.integers(len(queries), size=len(batch.masks)))][:, None]
         inside = F.interpolate(batch.masks[:, None].float(), features.shape[-2:], mode="area") - 0.5
         rows = predictor.embed_classes(state, features, inside)[:, 0]
-        void, scale = self.network.void_embedding.weight[0], predictor.logit_scale.exp().clamp(max=100)
-        logits = class_logits(rows, words.rows.to(self._device), void, scale)
         targets = words.target[batch.concepts].to(self._device)
-        weights = torch.where(targets == len(words.rows), VOID_WEIGHT, 1.0) * (targets != NAMELESS)
-        each = F.cross_entropy(logits, targets, ignore_index=NAMELESS, reduction="none")
-        return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
+        weights = torch.where(targets == len(words.rows), VOID_WEIGHT, 1.0)
+        logits, targets, weights = (x[:, None, None] for x in (self._class_logits(rows, words), targets, weights))
+        return class_loss(logits, targets, weights, denied_words(batch.complete, words).to(self._device))
+
+    def _class_logits(self, embeddings: Tensor, words: StepWords) -> Tensor:
+        """Of class embeddings (..., D) to the words and void, (..., K + 1)."""
+        void = self.network.void_embedding.weight[0]
+        return class_logits(embeddings, words.rows.to(self._device), void, self._scale())
+
+    def _scale(self) -> Tensor:
+        scale: Tensor = self.network.sem_seg_head.predictor.logit_scale.exp().clamp(max=100)
+        return scale
 
     @torch.no_grad()
     def _match(
