@@ -15,9 +15,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ovdemo.ensemble import Fusion
     from ovdemo.errors import UserError
     from ovdemo.export import export as save
-    from ovdemo.fusion import Fusion, Scores
+    from ovdemo.fusion import Scores
     from ovdemo.images import Picture, load_picture
     from ovdemo.merging import Merging
     from ovdemo.segmentation import ClassProbability, Evidence, Segment, Segmentation
@@ -31,7 +32,7 @@ _HOMES = {
     "Analysis": "workbench",
     "ClassProbability": "segmentation",
     "Evidence": "segmentation",
-    "Fusion": "fusion",
+    "Fusion": "ensemble",
     "Merging": "merging",
     "Picture": "images",
     "Scores": "fusion",

@@ -120,13 +120,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fusion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fusion", choices=("geometric", "arithmetic", "in-vocabulary", "out-of-vocabulary"))
+    parser.add_argument("--alpha", type=_share, help="weight of CLIP for seen classes, 0..1 (default: the model's)")
+    parser.add_argument("--beta", type=_share, help="weight for unseen classes, 0..1 (default: the model's)")
     parser.add_argument(
-        "--fusion", choices=("geometric", "arithmetic", "in-vocabulary", "out-of-vocabulary"), default="geometric"
-    )
-    parser.add_argument("--alpha", type=_share, default=0.4, help="weight of CLIP for seen classes, 0..1 (default 0.4)")
-    parser.add_argument("--beta", type=_share, default=0.8, help="weight for unseen classes, 0..1 (default 0.8)")
-    parser.add_argument(
-        "--rescue", type=_share, default=0.0, help="how far CLIP's confidence lowers 'no object', 0..1 (default 0)"
+        "--rescue", type=_share, help="how far CLIP's confidence lowers 'no object', 0..1 (default: the model's)"
     )
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="of the network input (default: the model's)")
 

@@ -25,8 +25,9 @@ import torch
 
 from ovdemo.default_model import chosen_model
 from ovdemo.display import show
+from ovdemo.ensemble import Fusion
 from ovdemo.features import display_size
-from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.fusion import Scores, score
 from ovdemo.hierarchy import TreeMode, TreeSource, trace
 from ovdemo.images import Picture, load_picture
 from ovdemo.inspection import Case, formula_at
@@ -147,7 +148,7 @@ class _Bench:
 
             def rescore(text: TextEmbeddings = text, seen: torch.Tensor = seen) -> Scores:
                 with torch.inference_mode():
-                    return score(proposals, text, seen, system.classifiers, Fusion())
+                    return score(proposals, text, seen, system.classifiers, system.fusion)
 
             scores = self._time(f"score, {size}", rescore, times=3)
 
@@ -176,7 +177,7 @@ class _Bench:
 
     def _time_page(self, analysis: Analysis) -> None:
         """No run may repeat the words and settings of another, as answers are remembered."""
-        known, default = load_preset("lvis-1203").classes, Fusion()
+        known, default = load_preset("lvis-1203").classes, self.system.fusion
         for size in _PAGE_CLASSES:
             words = Vocabulary(known[:size])
             pairs = itertools.combinations(known[size - 2 :], 2)

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovdemo.ensemble import Fusion, FusionKind
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, FusionKind, Scores, class_logits, clip_trusted, ensemble_weights, fuse
+from ovdemo.fusion import Scores, class_logits, clip_trusted, ensemble_weights, fuse
 from ovdemo.merging import Merging
 from ovdemo.segmentation import Fate, Segment, Segmentation
 from ovdemo.systems.base import Classifiers, Proposals

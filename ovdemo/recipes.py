@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn, cast, get_args
 
+from ovdemo.ensemble import Fusion, FusionKind
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, FusionKind
 from ovdemo.merging import Merging
 from ovdemo.segmentation import Mode
 from ovdemo.vocabulary import Vocabulary, preset_names, read_words

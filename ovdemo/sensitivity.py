@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovdemo.fusion import Fusion, Scores, class_logits, ensemble_weights, fuse, score
+from ovdemo.ensemble import Fusion
+from ovdemo.fusion import Scores, class_logits, ensemble_weights, fuse, score
 from ovdemo.merging import Merging
 from ovdemo.systems.base import Classifiers, Proposals
 from ovdemo.upsampling import picture_to_cells
@@ -53,8 +54,8 @@ def sensitivity(
     *,
     fusion: Fusion,
     merging: Merging,
+    reference: Fusion,
     chosen: np.ndarray | None = None,
-    reference: Fusion | None = None,
 ) -> Sensitivity:
     """Label the picture by 121 settings of alpha and beta, and compare.
 
@@ -73,12 +74,12 @@ def sensitivity(
         fusion: gives the kind and the rescue; its alpha and beta are not used. A kind that ignores them gives the same
             answer 121 times.
         merging: its thresholds; its mode is not used.
+        reference: what to compare with, such as the system's own ensemble.
         chosen: (H, W) bool, pixels to name the winner of, such as a segment's mask; None is all.
-        reference: what to compare with; None is ``Fusion()``.
     """
     verdicts = _with(
         _grid_verdicts(proposals, text, seen, classifiers, fusion),
-        score(proposals, text, seen, classifiers, reference or Fusion()),
+        score(proposals, text, seen, classifiers, reference),
     )
     whole = torch.ones(proposals.geometry.picture, device=verdicts.best.device)
     asked = whole if chosen is None else torch.from_numpy(chosen).to(whole)

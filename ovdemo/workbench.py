@@ -24,8 +24,9 @@ from torch import Tensor
 from ovdemo import paths
 from ovdemo.caching import BoundedCache
 from ovdemo.default_model import DEFAULT_MODEL, chosen_model
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.fusion import Scores, score
 from ovdemo.hierarchy import (
     TreeMode,
     TreeScores,
@@ -317,10 +318,14 @@ class Analysis:
         """Whether a GPU's memory was too small for the input that was asked for."""
         return self.rule != self.workbench.resize_rule(self.short_side)
 
+    @property
+    def _own(self) -> Fusion:
+        return self.workbench.system.fusion
+
     def score(self, words: str | Vocabulary, fusion: Fusion | None = None) -> Scores:
         """Class probabilities of every proposal for the words."""
         vocabulary = as_vocabulary(words)
-        return self._score(vocabulary, self.workbench.embed(vocabulary), fusion or Fusion())
+        return self._score(vocabulary, self.workbench.embed(vocabulary), fusion or self._own)
 
     def segment(
         self, words: str | Vocabulary, *, fusion: Fusion | None = None, merging: Merging | None = None
@@ -329,7 +334,7 @@ class Analysis:
 
         Args:
             words: ``"cat|kitten, sofa, wall:stuff"`` or a vocabulary.
-            fusion: how the two classifiers are combined; default FC-CLIP's geometric ensemble.
+            fusion: how the two classifiers are combined; default the system's own :class:`~ovdemo.fusion.Fusion`.
             merging: panoptic, semantic or instance, and thresholds; default panoptic.
 
         Raises:
@@ -350,7 +355,7 @@ class Analysis:
         ``stopwatch`` is told the steps ``text``, ``score`` and ``merge``.
         """
         vocabulary = as_vocabulary(words)
-        fusion, merging, watch = fusion or Fusion(), merging or Merging(), stopwatch or Stopwatch()
+        fusion, merging, watch = fusion or self._own, merging or Merging(), stopwatch or Stopwatch()
 
         def make() -> Case:
             text = self.workbench.embed(vocabulary, stopwatch=watch)
@@ -394,6 +399,7 @@ class Analysis:
             fusion=case.fusion,
             merging=case.merging,
             chosen=chosen,
+            reference=self._own,
         )
 
     def tree_words(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ovdemo.ensemble import Fusion
 from ovdemo.images import Picture, ResizeRule
 from ovdemo.nn.pooling import mask_pool, resize_features
 from ovdemo.systems.base import Classifiers, Features, Geometry, Proposals
@@ -50,7 +51,7 @@ class PaintedWords:
 class PaintedSystem:
     """One proposal a paint in the picture."""
 
-    resize_rule = ResizeRule(SIDE, SIDE)
+    resize_rule, fusion = ResizeRule(SIDE, SIDE), Fusion()
     training_names = frozenset({"cat"})
     device = torch.device("cpu")
     text_encoder = PaintedWords()

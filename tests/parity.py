@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovdemo.fusion import Fusion, Scores, class_logits, fuse, score
+from ovdemo.ensemble import Fusion
+from ovdemo.fusion import Scores, class_logits, fuse, score
 from ovdemo.images import ResizeRule, load_picture
 from ovdemo.loading import empty_network, install
 from ovdemo.merging import Merging, merge

@@ -17,6 +17,7 @@ from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.examples import find_example
 from ovdemo.images import load_picture
 from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
+from ovdemo.systems.registry import find_variant
 
 CHINA = find_example("china").path()
 SIZE = (640, 427)  # pixels of that photograph
@@ -397,8 +398,9 @@ def test_tables_set_the_sliders_and_settings_can_be_compared(open_page: OpenPage
     slider(page, "rescue").fill("1")
     expect(page.locator(f'#compare img[src="{kept[1]}"]')).to_have_count(1)  # A stays, B follows
     page.locator("#reset").click()
-    expect(slider(page, "alpha")).to_have_value("0.4")
-    expect(slider(page, "rescue")).to_have_value("0")
+    own = find_variant(EMBEDDED_MODEL).config.fusion
+    expect(slider(page, "alpha")).to_have_value(f"{own.alpha}")
+    expect(slider(page, "rescue")).to_have_value(f"{own.rescue}")
 
 
 # --- models ---

@@ -24,7 +24,7 @@ from app_server import AppServer
 from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.examples import find_example
 from ovdemo.recipes import ExamplePicture, Recipe
-from ovdemo.systems.registry import VARIANTS
+from ovdemo.systems.registry import VARIANTS, find_variant
 
 CHINA = find_example("china").path()
 WORDS = "sky, tree, person"
@@ -166,6 +166,17 @@ def test_other_words_and_settings_need_no_new_look(client: Client) -> None:
     assert raised["segments"] == []
 
 
+def test_a_fusion_that_is_left_out_is_the_models_own(client: Client) -> None:
+    own = find_variant(EMBEDDED_MODEL).config.fusion
+    document = segment(client)
+    told = client.predict(
+        document["key"], WORDS, alpha=own.alpha, beta=own.beta, rescue=own.rescue, api_name="/rescore"
+    )
+    assert told["segments"] == document["segments"] != []
+    other = client.predict(document["key"], WORDS, rescue=0.0, api_name="/rescore")
+    assert [one["score"] for one in other["segments"]] != [one["score"] for one in document["segments"]]
+
+
 def test_class_lists_are_words_too(client: Client) -> None:
     document = segment(client, words="", presets=["coco-panoptic"])
     alone = client.predict(document["key"], "", presets=["coco-panoptic"], api_name="/rescore")
@@ -190,7 +201,9 @@ def test_inspect_explains_a_pixel(client: Client) -> None:
     found = client.predict(key, WORDS, 320, 5, api_name="/inspect")
     assert found["segment"]["label"] == "sky" == found["classes"][0]["label"]
     assert [reading["seen"] for reading in found["classes"]] == [True, True, True]
-    assert found["classes"][0]["exponent"] == pytest.approx(0.4)
+    own = find_variant(EMBEDDED_MODEL).config.fusion
+    assert found["classes"][0]["exponent"] == pytest.approx(own.alpha)
+    assert found["formula"]["rescue"] == own.rescue
     assert "sky" in found["prompt"]
     formula = found["formula"]
     assert formula["fused"] == pytest.approx(

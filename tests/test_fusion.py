@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from ovdemo.fusion import Fusion, class_logits, ensemble_weights, fuse, score
+from ovdemo.ensemble import Fusion
+from ovdemo.fusion import class_logits, ensemble_weights, fuse, score
 from ovdemo.systems.base import Classifiers, Geometry, Proposals
 from ovdemo.vocabulary import TextEmbeddings
 
@@ -29,6 +30,12 @@ def test_a_class_scores_its_best_name_and_void_comes_last() -> None:
     text = TextEmbeddings(torch.eye(4)[:3], torch.tensor([0, 0, 1]), 2)
     logits = class_logits(torch.tensor([[3.0, 4.0, 0.0, 0.0]]), text, torch.eye(4)[3], 10.0)
     torch.testing.assert_close(logits, torch.tensor([[8.0, 0.0, 0.0]]))
+
+
+def test_what_is_not_given_stays() -> None:
+    own = Fusion(alpha=0.3, rescue=0.5)
+    assert own.but(kind=None, beta=0.0) == Fusion(alpha=0.3, beta=0.0, rescue=0.5)
+    assert own.but(kind="arithmetic", alpha=None) == Fusion("arithmetic", 0.3, 0.8, 0.5)
 
 
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["geometric", "arithmetic"]))

@@ -13,8 +13,9 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, class_logits, score
+from ovdemo.fusion import class_logits, score
 from ovdemo.hierarchy import (
     MAX_NODES,
     TREE_PRESETS,

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion
 from ovdemo.hierarchy import (
     CategoryTree,
     Stopping,

@@ -44,6 +44,7 @@ FLOORS = [
     {"rendering", "fusion", "upsampling", "loading"},
     {"systems"},
     {"segmentation", "hub"},
+    {"ensemble"},
     {"nn", "vocabulary", "images", "checkpoints", "caching", "stopwatch", "published_grids", "examples", "passes"},
     {"errors", "paths", "default_model"},
 ]

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion, score
+from ovdemo.fusion import score
 from ovdemo.inspection import Case, Contender, Inspection, inspect, prompt_rows, winning_prompt
 from ovdemo.merging import Merging, merge
 from ovdemo.systems.base import Classifiers, Geometry, Proposals

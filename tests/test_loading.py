@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save, save_file
 
 from hub_server import HubServer
-from ovdemo import UserError, load_picture
+from ovdemo import Fusion, UserError, load_picture
 from ovdemo.loading import CLIP_PREFIX, empty_network, expected_tensors, load_system, random_network
-from ovdemo.systems.registry import VARIANTS, Variant
+from ovdemo.systems.registry import VARIANTS, Variant, find_variant
 
 Tensors = dict[str, torch.Tensor]
 CLIP_REPOSITORY = "timm/resnet50_clip.openai"
@@ -119,6 +119,13 @@ def test_every_variant_is_what_its_card_says(name: str) -> None:
     assert bool(expected.optional) == bool(variant.authors_link) == (variant.embedded is None)
     assert len(variant.clip_files) == (3 if variant.embedded is None else 0)
     assert all(file.filename.endswith(".safetensors") for file in variant.clip_files[:1])
+
+
+def test_published_weights_start_with_the_papers_ensemble() -> None:
+    published = [variant.config.fusion for variant in VARIANTS.values() if variant.embedded is None]
+    assert set(published) == {Fusion("geometric", 0.4, 0.8, 0.0)}  # the best of its Table 8
+    system = load_system("fcclip-embedded", device="cpu", random_weights=True)
+    assert system.fusion == find_variant("fcclip-embedded").config.fusion
 
 
 @pytest.mark.parametrize(("name", "keys"), [("fcclip-convnext-large", "convnext_large"), ("fcclip-rn50", "rn50")])

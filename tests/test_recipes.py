@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
-from ovdemo.fusion import Fusion
 from ovdemo.merging import Merging
 from ovdemo.recipes import MAX_BYTES, ExamplePicture, OwnPicture, Recipe
 from ovdemo.vocabulary import combine, load_preset, parse_classes, preset_names

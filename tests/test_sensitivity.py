@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovdemo.fusion import Fusion, score
+from ovdemo.ensemble import Fusion
+from ovdemo.fusion import score
 from ovdemo.merging import Merging
 from ovdemo.sensitivity import UNLABELLED, WEIGHTS, sensitivity
 from ovdemo.systems.base import Classifiers, Geometry, Proposals
@@ -64,7 +65,9 @@ def test_every_setting_equals_the_published_loop(proposals: Proposals, data: st.
     )
     chosen = np.zeros((19, 23), bool)
     chosen[3:12, 5:20] = True
-    found = sensitivity(proposals, TEXT, seen, classifiers, fusion=fusion, merging=merging, chosen=chosen)
+    found = sensitivity(
+        proposals, TEXT, seen, classifiers, fusion=fusion, merging=merging, chosen=chosen, reference=Fusion()
+    )
     reference = plain_labels(proposals, seen, classifiers, Fusion(), merging)
     for number in range(data.draw(st.integers(0, 12)), len(WEIGHTS) ** 2, 13):
         i, j = divmod(number, len(WEIGHTS))
@@ -107,7 +110,8 @@ def test_where_the_trained_head_and_clip_disagree_beta_decides() -> None:
 def test_without_any_label_nothing_changes() -> None:
     classifiers = Classifiers(100.0, 100.0, TEXT.rows[0], False)
     proposals = make_proposals((40, 50), 32, 3)
-    found = sensitivity(proposals, TEXT, MIXED, classifiers, fusion=Fusion(), merging=Merging(object_threshold=1.0))
+    settings = {"fusion": Fusion(), "reference": Fusion(), "merging": Merging(object_threshold=1.0)}
+    found = sensitivity(proposals, TEXT, MIXED, classifiers, **settings)
     assert (found.changed == 0).all()
     assert (found.winner == UNLABELLED).all()
     assert found.winner_share == pytest.approx(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import threading
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from ovdemo import Fusion, Merging
+from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.display import show
 from ovdemo.errors import UserError
 from ovdemo.examples import EXAMPLES
@@ -29,11 +31,12 @@ from ovdemo.segmentation import ClassProbability
 from ovdemo.sensitivity import UNLABELLED, Sensitivity
 from ovdemo.stopwatch import STEPS, Step, Stopwatch
 from ovdemo.suggestions import Suggestion
+from ovdemo.systems.registry import find_variant
 from ovdemo.ui import answers, html, jobs, launch, zerogpu
 from ovdemo.ui.controls import Ensemble, Inference, recipe_of
 from ovdemo.ui.desk import _MAX_KEYS, Desk, quietly, sentences
 from ovdemo.ui.files import saved
-from ovdemo.ui.page import differences
+from ovdemo.ui.page import Page, differences
 from ovdemo.ui.visits import Shot, Visits
 from ovdemo.vocabulary import Vocabulary, VocabularyClass
 from ovdemo.vocabulary.linting import Hint, lint
@@ -564,7 +567,7 @@ def test_examples_stay_for_the_next_page(desk: Desk) -> None:
 
 
 def test_the_controls_begin_with_the_default_recipe() -> None:
-    inference, ensemble = Inference.build(), Ensemble.build()
+    inference, ensemble = Inference.build(), Ensemble.build(Fusion())
     shot = Shot("painted", "abc", ExamplePicture("china"), "0" * 64, None, "")
     values = [
         *("cat", []),
@@ -601,6 +604,20 @@ def test_values_that_no_control_sends_are_a_sentence(position: int, value: objec
     assert recipe_of(shot, values).words == "cat"
     values[position] = value
     failure(lambda: recipe_of(shot, values), part)
+
+
+def test_a_model_brings_its_own_ensemble_once_it_can_answer() -> None:
+    with gr.Blocks():
+        page = Page(Desk(Models(device="cpu")))
+    embedded, away = find_variant(EMBEDDED_MODEL), "fcclip-rn50"
+    wanted = list(dataclasses.astuple(embedded.config.fusion))
+    assert [part.value for part in page._of_fusion] == wanted
+    assert list(page._own_fusion(EMBEDDED_MODEL).values()) == wanted
+    assert list(page._own_fusion(away).values()) == ["geometric", 0.4, 0.8, 0.0]
+    assert page._suit_model(None, EMBEDDED_MODEL) == page._own_fusion(EMBEDDED_MODEL)
+    waiting = Recipe(model=EMBEDDED_MODEL, picture=ExamplePicture("china"), words="cat", alpha=0.1)
+    for expected, model in ((waiting, EMBEDDED_MODEL), (None, away)):
+        assert page._suit_model(expected, model) == gr.skip()
 
 
 # --- answers ---

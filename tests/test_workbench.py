@@ -368,6 +368,17 @@ def test_uncertainty_is_high_where_no_word_fits(asked: tuple) -> None:
     assert maps.void[5, 28] > maps.void[5, 3]
 
 
+def test_without_a_fusion_the_systems_own_answers() -> None:
+    class Rescuing(PaintedSystem):
+        fusion = Fusion(alpha=0.2, rescue=0.9)
+
+    analysis = Workbench(Rescuing(), EmbeddingCache(None)).analyse(painting("cat", "grass"))
+    case = analysis.answer("cat, grass")
+    assert case.fusion == Rescuing.fusion
+    assert torch.equal(analysis.score("cat, grass").fused, case.scores.fused)
+    assert analysis.segment("cat, grass") is case.segmentation
+
+
 def test_sensitivity_of_a_segment(asked: tuple) -> None:
     analysis, case = asked
     grid = analysis.sensitivity(case, 2, 5)

@@ -13,12 +13,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ovdemo.commands.model import load_workbench
+from ovdemo.commands.model import chosen_fusion, load_workbench
 from ovdemo.errors import UserError
 from ovdemo.evaluation import (
     CocoPanopticSet,
@@ -31,7 +32,6 @@ from ovdemo.evaluation import (
     report_json,
     report_table,
 )
-from ovdemo.fusion import Fusion
 from ovdemo.vocabulary import parse_classes
 from ovdemo.workbench import Workbench
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         print("RANDOM WEIGHTS: the numbers below mean nothing.", file=sys.stderr)
     workbench = load_workbench(options)
     reports = [_evaluate(workbench, data, options) for data in sets]
-    document = _document(reports, options)
+    document = _document(reports, workbench, options)
     path = _write(options.out, document)
     if options.json:
         print(document)
@@ -83,25 +83,20 @@ def _evaluate(workbench: Workbench, data: LabelledPictures, options: argparse.Na
         return evaluate_set(
             workbench,
             data,
-            fusion=Fusion(options.fusion, options.alpha, options.beta, options.rescue),
+            fusion=chosen_fusion(options, workbench),
             short_side=options.short_side,
             limit=options.limit,
             advance=advance,
         )
 
 
-def _document(reports: Sequence[SetReport], options: argparse.Namespace) -> str:
+def _document(reports: Sequence[SetReport], workbench: Workbench, options: argparse.Namespace) -> str:
     content: dict[str, Any] = {
         "model": options.model,
         "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
         "random_weights": options.random_weights,
         "precision": options.precision,
-        "fusion": {
-            "kind": options.fusion,
-            "alpha": options.alpha,
-            "beta": options.beta,
-            "rescue": options.rescue,
-        },
+        "fusion": asdict(chosen_fusion(options, workbench)),
         "short_side": options.short_side,
         "words": options.words,
         "limit": options.limit,

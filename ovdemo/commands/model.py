@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ovdemo.commands.progress import download_bar
+from ovdemo.ensemble import Fusion
 from ovdemo.workbench import Workbench, load
 
 
@@ -24,3 +25,10 @@ def load_workbench(options: argparse.Namespace) -> Workbench:
             seed=options.seed,
             progress=progress,
         )
+
+
+def chosen_fusion(options: argparse.Namespace, workbench: Workbench) -> Fusion:
+    """The ensemble that a command's flags ask for; what they leave out is the model's own."""
+    return workbench.system.fusion.but(
+        kind=options.fusion, alpha=options.alpha, beta=options.beta, rescue=options.rescue
+    )

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ovdemo.commands.model import load_workbench
+from ovdemo.commands.model import chosen_fusion, load_workbench
 from ovdemo.errors import UserError
 from ovdemo.export import export
-from ovdemo.fusion import Fusion
 from ovdemo.images import load_picture
 from ovdemo.merging import Merging
 from ovdemo.segmentation import Segmentation
@@ -32,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         print("RANDOM WEIGHTS: the segments and labels below mean nothing.", file=sys.stderr)
     workbench = load_workbench(options)
     _embed(workbench, vocabulary)
-    fusion = Fusion(options.fusion, options.alpha, options.beta, options.rescue)
+    fusion = chosen_fusion(options, workbench)
     merging = Merging(options.mode, options.object_threshold, options.overlap_threshold)
     results: list[dict[str, object]] = []
     failures = 0

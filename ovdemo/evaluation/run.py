@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
 from ovdemo.evaluation.instances import InstancePrecision, InstanceResult, scored_masks
 from ovdemo.evaluation.naming import NamingAccuracy, NamingResult, name_regions
@@ -16,7 +17,7 @@ from ovdemo.evaluation.panoptic import PanopticQuality, PanopticResult
 from ovdemo.evaluation.recall import MaskRecall, RecallResult, best_overlaps
 from ovdemo.evaluation.semantic import AreaIoU, SemanticIoU, SemanticResult
 from ovdemo.evaluation.truth import GroundTruth, LabelledPictures, NamedRegion, SegmentMap
-from ovdemo.fusion import Fusion, Scores, score
+from ovdemo.fusion import Scores, score
 from ovdemo.images import Picture
 from ovdemo.merging import Merging, merge
 from ovdemo.segmentation import Mode, Segmentation
@@ -65,7 +66,7 @@ def evaluate_set(
     Args:
         workbench: the loaded system.
         data: pictures, labels and the words to ask for.
-        fusion: of the two classifiers; default FC-CLIP's geometric ensemble.
+        fusion: of the two classifiers; default the system's own.
         short_side: of the network's input in pixels; default the system's own rule.
         limit: how many pictures, spread evenly over the set.
         advance: called after each picture, with a sentence if it was skipped and ``None`` if not.
@@ -73,7 +74,7 @@ def evaluate_set(
     Raises:
         UserError: the short side is out of range.
     """
-    run = _Run(workbench, data.vocabulary, fusion or Fusion(), short_side)
+    run = _Run(workbench, data.vocabulary, fusion or workbench.system.fusion, short_side)
     skipped = []
     for index in spread(len(data), limit):
         problem = None

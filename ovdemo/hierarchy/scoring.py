@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovdemo.fusion import Fusion, class_logits, ensemble_weights, fuse
+from ovdemo.ensemble import Fusion
+from ovdemo.fusion import class_logits, ensemble_weights, fuse
 from ovdemo.hierarchy.tree import CategoryTree
 from ovdemo.segmentation import ClassProbability, Segment
 from ovdemo.systems.base import Classifiers, Proposals

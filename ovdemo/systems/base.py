@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovdemo.ensemble import Fusion
 from ovdemo.images import Picture, ResizeRule, resize
 from ovdemo.vocabulary import TextEmbeddings, TextEncoder
 
@@ -101,6 +102,7 @@ class System(Protocol):
     """A published system with its weights."""
 
     resize_rule: ResizeRule
+    fusion: Fusion
     training_names: frozenset[str]
     device: torch.device
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovdemo.ensemble import Fusion
 from ovdemo.images import Picture, ResizeRule
 from ovdemo.nn.clip import ClipConfig, ClipTower, clip_tower
 from ovdemo.nn.layers import MLP
@@ -34,7 +35,7 @@ class FCCLIPConfig:
     """One variant: its CLIP, the sizes of its decoders, and how its weights are meant to be used.
 
     ``ensemble_on_valid_mask`` is the authors' setting for ResNet towers: a mask that CLIP pools from nothing is
-    classified by the in-vocabulary head alone.
+    classified by the in-vocabulary head alone. ``fusion`` is the ensemble that suits the weights.
     """
 
     clip: ClipConfig
@@ -42,6 +43,7 @@ class FCCLIPConfig:
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     resize_rule: ResizeRule = field(default_factory=lambda: ResizeRule(short_side=800, long_side=1333))
+    fusion: Fusion = field(default_factory=Fusion)
 
 
 class Predictor(MaskDecoder):
@@ -94,7 +96,7 @@ class FCCLIP:
         """Take a network on its device; ``precision`` is the image tower's, the decoders always run in float32."""
         self.network = network.eval().requires_grad_(False)
         self.config = config
-        self.resize_rule = config.resize_rule
+        self.resize_rule, self.fusion = config.resize_rule, config.fusion
         self.training_names = training_names
         self.precision = precision
         self.device = network.void_embedding.weight.device

@@ -12,10 +12,10 @@ import gradio as gr
 import numpy as np
 from gradio.events import api
 
+from ovdemo.ensemble import Fusion, FusionKind
 from ovdemo.errors import UserError
 from ovdemo.export import download_files
 from ovdemo.features import Contrast, display_size
-from ovdemo.fusion import FusionKind
 from ovdemo.hierarchy import SourceKind, Stopping, TreeMode, TreeSource, trace, tree_document
 from ovdemo.inspection import Case
 from ovdemo.panels import LENSES, Lens, LensKind, bounded, look
@@ -86,7 +86,7 @@ class Api:
             raise UserError("Give a picture.")
         watch = Stopwatch()
         shot, analysis = self._desk.open(picture, model or "auto", int(short_side or 0) or None, watch)
-        recipe = _recipe(shot, words, presets)
+        recipe = _recipe(shot, analysis.workbench.system.fusion, words, presets)
         case = self._desk.answer(analysis, recipe, watch)
         return overlay_of(analysis, case, recipe), self._document(self._desk.key(shot), case, watch)
 
@@ -96,9 +96,9 @@ class Api:
         words: str,
         mode: Mode = "panoptic",
         fusion: FusionKind = "geometric",
-        alpha: float = 0.4,
-        beta: float = 0.8,
-        rescue: float = 0.0,
+        alpha: float | None = None,
+        beta: float | None = None,
+        rescue: float | None = None,
         object_threshold: float = 0.0,
         overlap_threshold: float = 0.8,
         presets: list[str] | None = None,
@@ -110,9 +110,9 @@ class Api:
             words: as for /segment.
             mode: which inference.
             fusion: how the in-vocabulary and the out-of-vocabulary classifier are combined.
-            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
-            beta: the same for unseen classes.
-            rescue: objectness rescue, 0 to 1.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1; null for the model's own.
+            beta: the same for unseen classes; likewise.
+            rescue: objectness rescue, 0 to 1; likewise.
             object_threshold: least score of a segment, 0 to 1.
             overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
             presets: as for /segment.
@@ -144,9 +144,9 @@ class Api:
         y: int,
         mode: Mode = "panoptic",
         fusion: FusionKind = "geometric",
-        alpha: float = 0.4,
-        beta: float = 0.8,
-        rescue: float = 0.0,
+        alpha: float | None = None,
+        beta: float | None = None,
+        rescue: float | None = None,
         object_threshold: float = 0.0,
         overlap_threshold: float = 0.8,
         presets: list[str] | None = None,
@@ -160,9 +160,9 @@ class Api:
             y: row of the pixel, from 0.
             mode: which inference; this and the following as for /rescore.
             fusion: how the in-vocabulary and the out-of-vocabulary classifier are combined.
-            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
-            beta: the same for unseen classes.
-            rescue: objectness rescue, 0 to 1.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1; null for the model's own.
+            beta: the same for unseen classes; likewise.
+            rescue: objectness rescue, 0 to 1; likewise.
             object_threshold: least score of a segment, 0 to 1.
             overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
             presets: as for /segment.
@@ -196,8 +196,8 @@ class Api:
         margin: float = 0.0,
         inner_means: bool = True,
         fusion: FusionKind = "geometric",
-        alpha: float = 0.4,
-        beta: float = 0.8,
+        alpha: float | None = None,
+        beta: float | None = None,
         presets: list[str] | None = None,
     ) -> Json:
         """Place every segment in a category tree, from coarse to fine, with a probability at every step.
@@ -214,8 +214,8 @@ class Api:
             inner_means: whether "greedy" knows an inner node by the mean of what is below it; false for its own name
                 and gloss.
             fusion: how the two classifiers are combined, in the picture and in the tree.
-            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
-            beta: the same for unseen classes.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1; null for the model's own.
+            beta: the same for unseen classes; likewise.
             presets: as for /segment.
 
         Returns:
@@ -307,9 +307,9 @@ class Api:
         words: str,
         mode: Mode = "panoptic",
         fusion: FusionKind = "geometric",
-        alpha: float = 0.4,
-        beta: float = 0.8,
-        rescue: float = 0.0,
+        alpha: float | None = None,
+        beta: float | None = None,
+        rescue: float | None = None,
         object_threshold: float = 0.0,
         overlap_threshold: float = 0.8,
         presets: list[str] | None = None,
@@ -321,9 +321,9 @@ class Api:
             words: as for /segment.
             mode: which inference; this and the following as for /rescore.
             fusion: how the in-vocabulary and the out-of-vocabulary classifier are combined.
-            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1.
-            beta: the same for unseen classes.
-            rescue: objectness rescue, 0 to 1.
+            alpha: weight of the out-of-vocabulary classifier (CLIP) for seen classes, 0 to 1; null for the model's own.
+            beta: the same for unseen classes; likewise.
+            rescue: objectness rescue, 0 to 1; likewise.
             object_threshold: least score of a segment, 0 to 1.
             overlap_threshold: least share of its mask that a panoptic segment must win, 0 to 1.
             presets: as for /segment.
@@ -368,7 +368,8 @@ class Api:
         self, key: str, words: str, presets: list[str] | None = None, watch: Stopwatch | None = None, **settings: Any
     ) -> tuple[Analysis, Recipe]:
         shot = self._desk.find(key)
-        analysis, recipe = self._desk.reopen(shot, watch), _recipe(shot, words, presets, **settings)
+        analysis = self._desk.reopen(shot, watch)
+        recipe = _recipe(shot, analysis.workbench.system.fusion, words, presets, **settings)
         if recipe.words or recipe.presets:
             self._desk.check_quick(analysis, recipe.vocabulary, "call /segment with them")
         return analysis, recipe
@@ -398,8 +399,29 @@ class Api:
         }
 
 
-def _recipe(shot: Shot, words: str, presets: list[str] | None, **settings: Any) -> Recipe:
-    return shot.recipe(words=words or "", presets=tuple(presets or ()), **settings)
+def _recipe(
+    shot: Shot,
+    own: Fusion,
+    words: str,
+    presets: list[str] | None,
+    *,
+    fusion_kind: FusionKind | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    rescue: float | None = None,
+    **settings: Any,
+) -> Recipe:
+    """The recipe of a question; what it leaves out of the fusion is the model's own."""
+    fusion = own.but(kind=fusion_kind, alpha=alpha, beta=beta, rescue=rescue)
+    return shot.recipe(
+        words=words or "",
+        presets=tuple(presets or ()),
+        fusion_kind=fusion.kind,
+        alpha=fusion.alpha,
+        beta=fusion.beta,
+        rescue=fusion.rescue,
+        **settings,
+    )
 
 
 def _address(file: str) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
-from ovdemo.fusion import Fusion, FusionKind
+from ovdemo.ensemble import Fusion, FusionKind
 from ovdemo.inspection import Case
 from ovdemo.merging import Merging
 from ovdemo.recipes import SHORT_SIDES, Recipe
@@ -19,7 +20,6 @@ from ovdemo.ui.visits import Shot
 from ovdemo.vocabulary import preset_names, preset_title
 from ovdemo.workbench import Analysis
 
-_FUSION = Fusion()
 _MERGING = Merging()
 
 
@@ -91,25 +91,29 @@ class Ensemble:
     rescue: gr.Slider
 
     @classmethod
-    def build(cls) -> Ensemble:
-        """Lay the components out here."""
+    def build(cls, fusion: Fusion) -> Ensemble:
+        """Lay the components out here, with the values of a fusion."""
         alpha = gr.Slider(
-            0, 1, _FUSION.alpha, step=0.01, label="alpha", info="weight of CLIP for seen classes", elem_id="alpha"
+            0, 1, fusion.alpha, step=0.01, label="alpha", info="weight of CLIP for seen classes", elem_id="alpha"
         )
         beta = gr.Slider(
-            0, 1, _FUSION.beta, step=0.01, label="beta", info="weight of CLIP for unseen classes", elem_id="beta"
+            0, 1, fusion.beta, step=0.01, label="beta", info="weight of CLIP for unseen classes", elem_id="beta"
         )
         rescue = gr.Slider(
             0,
             1,
-            _FUSION.rescue,
+            fusion.rescue,
             step=0.01,
             label="Objectness rescue w",
             info="p(void) becomes p(void) × (1 - w × greatest CLIP probability)",
             elem_id="rescue",
         )
-        kind = gr.Radio(list(get_args(FusionKind)), value=_FUSION.kind, label="Fusion", elem_id="fusion")
+        kind = gr.Radio(list(get_args(FusionKind)), value=fusion.kind, label="Fusion", elem_id="fusion")
         return cls(kind, alpha, beta, rescue)
+
+    def choose(self, fusion: Fusion) -> dict[Block, Any]:
+        """Give every component the value of a fusion."""
+        return {self.kind: fusion.kind, self.alpha: fusion.alpha, self.beta: fusion.beta, self.rescue: fusion.rescue}
 
 
 @dataclass(frozen=True)

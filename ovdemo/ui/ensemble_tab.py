@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from ovdemo.ensemble import Fusion
 from ovdemo.ui.controls import Ensemble
 from ovdemo.ui.widgets import buttons_html, page_text, segment_viewer
 
@@ -28,12 +29,12 @@ class EnsembleTab:
     compare: gr.ImageSlider
 
     @classmethod
-    def build(cls) -> EnsembleTab:
-        """Lay the tab out here."""
+    def build(cls, fusion: Fusion) -> EnsembleTab:
+        """Lay the tab out here, with the values of a fusion."""
         gr.HTML(page_text("ensemble"))
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
-                controls = Ensemble.build()
+                controls = Ensemble.build(fusion)
                 reset = gr.Button("Back to the default", size="sm", elem_id="reset")
                 maths = gr.HTML(elem_id="maths")
                 papers = buttons_html(elem_id="papers")

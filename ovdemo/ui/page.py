@@ -13,11 +13,11 @@ from gradio.blocks import Block
 from gradio.components import Component
 from gradio.events import Dependency
 
+from ovdemo.default_model import DEFAULT_MODEL, chosen_model
 from ovdemo.display import hex_color, show
 from ovdemo.errors import UserError
 from ovdemo.examples import EXAMPLES, find_example
 from ovdemo.export import download_files
-from ovdemo.fusion import Fusion
 from ovdemo.inspection import Case
 from ovdemo.recipes import MAX_BYTES, ExamplePicture, OwnPicture, Recipe
 from ovdemo.rendering import palette
@@ -102,7 +102,7 @@ class Page:
             with gr.Tab("Segment", id="segment"):
                 self._tab = SegmentTab.build()
             with gr.Tab("Ensemble", id="ensemble"):
-                self._ensemble = EnsembleTab.build()
+                self._ensemble = EnsembleTab.build(find_variant(chosen_model(DEFAULT_MODEL)).config.fusion)
             with gr.Tab("Hierarchy", id="hierarchy", render_children=True) as tab:
                 self._hierarchy = HierarchyTab.build(tab)
             with gr.Tab("Features", id="features", render_children=True) as tab:
@@ -158,7 +158,7 @@ class Page:
         }
 
     def _default(self, analysis: Analysis, recipe: Recipe) -> Case:
-        return analysis.answer(recipe.vocabulary, fusion=Fusion(), merging=recipe.merging)
+        return analysis.answer(recipe.vocabulary, merging=recipe.merging)
 
     def _compare(self, analysis: Analysis, case: Case, recipe: Recipe, kept: Recipe | None, *, fresh: bool) -> Any:
         if fresh:
@@ -179,6 +179,8 @@ class Page:
         assert demo is not None
         opened = demo.load(sentences(self._open), None, self._restored, **OURS)
         uploaded = tab.recipe.upload(sentences(self._open_file), tab.recipe, self._restored, **OURS)
+        asked = [self._expected, self._header.model]
+        models = [event.success(self._suit_model, asked, self._of_fusion, **OURS) for event in models]
         segmenting = [
             tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY),
             *(
@@ -492,16 +494,26 @@ class Page:
                 sentences(self._settle), self._live_inputs, self._shown, **LIVE
             )
         gr.on([slider.change for slider in sliders], None, sliders, None, js=_MOVE_FRAME, api_visibility="private")
-        default = Fusion()
-        tab.reset.click(
-            lambda: (default.kind, default.alpha, default.beta, default.rescue),
-            None,
-            [controls.kind, *sliders, controls.rescue],
-            **LIVE,
-        ).success(sentences(self._settle), self._live_inputs, self._shown, **LIVE)
+        tab.reset.click(self._own_fusion, self._header.model, self._of_fusion, **LIVE).success(
+            sentences(self._settle), self._live_inputs, self._shown, **LIVE
+        )
         live = self._controls.live
         tab.measure.click(sentences(self._measure), [self._shot, self._point, *live], tab.grid, **LIVE)
         tab.keep.click(sentences(self._keep), [self._shot, *live], [self._kept, tab.compare], **LIVE)
+
+    @property
+    def _of_fusion(self) -> list[Component]:
+        controls = self._ensemble.controls
+        return [controls.kind, controls.alpha, controls.beta, controls.rescue]
+
+    def _own_fusion(self, model: str) -> Update:
+        """The ensemble that suits a model's weights."""
+        return self._ensemble.controls.choose(find_variant(model).config.fusion)
+
+    def _suit_model(self, expected: Recipe | None, model: str) -> Update | Any:
+        """The same once another model can answer, but for one that a recipe waits for: that brings its own settings."""
+        waited_for = expected is not None and expected.model == model
+        return gr.skip() if waited_for or not self._desk.models.state(model).ready else self._own_fusion(model)
 
     def _go_to(self, event: gr.EventData) -> tuple[float, float]:
         return float(event_data(event)["alpha"]), float(event_data(event)["beta"])
