@@ -175,19 +175,26 @@ def test_plurals(name: str, plurals: str) -> None:
     assert plural(name) == plurals
 
 
-def test_wordings_hold_near_nouns_that_are_no_concepts(monkeypatch) -> None:
-    tower, concepts = make_tower(), make_concepts()
-    rows = {"ruby": 0, "emerald": 1, "sapphire": 2, "coal": 3, "red stone": 0, "charcoal": 3, "dog": 9}
+def test_related_words_are_synonyms_then_nouns_above_or_below(monkeypatch) -> None:
+    concepts = Concepts([Concept((name,), isthing=True) for name in ("car", "rooster", "coal")], {})
+    near = {
+        "motorcar": (0.5, 0, 0), "automobile": (0.7, 0, 0), "auto": (0.3, 0, 0), "machine": (0.5, 0, 0.6),
+        "convertible": (0.8, 0, 0), "Coupe": (0.9, 0, 0), "cock": (0, 0.9, 0), "hen": (0, 0.9, 0),
+        "anthracite": (0, 0, 0.7), "lignite": (0, 0, 0.5), "charcoal": (0, 0, 0.9), "coal": (0, 0, 1),
+    }  # fmt: skip
 
     def encode(prompts):
-        near = torch.eye(10, 32)
-        return torch.stack([near[next(rows[name] for name in rows if prompt.endswith(name))] for prompt in prompts])
+        rows = torch.tensor([near[prompt] for prompt in prompts], dtype=torch.float32)
+        return torch.cat([rows, (1 - rows.square().sum(-1, keepdim=True)).sqrt()], -1)
 
-    nouns = Vocabulary(tuple(VocabularyClass((name,), "thing") for name in ("red stone", "charcoal", "dog", "Ruby")))
-    monkeypatch.setattr(wording, "load_preset", lambda name: nouns)
+    nouns = [*near, "Coal"]
+    kinds = Vocabulary(tuple(VocabularyClass((name,), "thing") for name in nouns if name not in ("auto", "machine")))
+    monkeypatch.setattr(wording, "load_preset", lambda name: kinds)
+    tower = make_tower()
     monkeypatch.setattr(tower, "encode_prompts", encode)
-    found = wording._near_nouns(tower, concepts, torch.eye(4, 32))
-    assert found == [["red stone"], [], [], ["charcoal"]]
+    found = wording._related_words(tower, concepts, load_wordnet(), torch.eye(3, 4))
+    # "auto" is too far from car, "machine" nearer to coal; hens are no roosters, charcoal is no coal, "coal" is a name.
+    assert found == [["automobile", "motorcar", "Coupe", "convertible"], ["cock"], ["anthracite"]]
 
 
 def make_concepts(held_out=()) -> Concepts:
@@ -282,12 +289,16 @@ def test_what_is_held_out_or_means_the_same_is_never_a_wrong_answer() -> None:
 def test_wordings_start_with_what_inference_uses() -> None:
     tower = make_tower()
     concepts = Concepts([Concept(("cat", "Felis catus", "kitty"), isthing=True)], {})
-    rows = word_concepts(tower, concepts, seed=0)
+    wordings = word_concepts(tower, concepts, load_wordnet(), seed=0)
+    rows = wordings.rows
     assert rows.shape == (1, WORDINGS, 32)
+    assert wordings.names([0]) == list(wordings.words[0])
+    assert {"cat", "cats", "kitty"} <= set(wordings.words[0])
+    assert "Felis catus" not in wordings.words[0]
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(1, WORDINGS))
     assert concepts.entries[0].spoken == ("cat", "kitty")
-    again = word_concepts(tower, replace_names(concepts, ("cat",)), seed=0)
-    torch.testing.assert_close(rows[:, 0], again[:, 0])
+    again = word_concepts(tower, replace_names(concepts, ("cat",)), load_wordnet(), seed=0)
+    torch.testing.assert_close(rows[:, 0], again.rows[:, 0])
 
 
 def replace_names(concepts: Concepts, names: tuple[str, ...]) -> Concepts:

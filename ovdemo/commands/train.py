@@ -85,12 +85,12 @@ def run_segmenter(options: argparse.Namespace) -> int:
         _start_from(options.start, "", network)
     network.backbone.clip_model.load_state_dict(read_tensors(options.out / _CLIP), strict=False)
     store = _photos(options.data, concepts)
-    wordings = word_concepts(network.backbone, concepts, options.seed)
+    wordings = word_concepts(network.backbone, concepts, load_wordnet(), options.seed)
     trained = maskable(store)
     composer = Composer(store, _SIDE)
     trainer = SegmenterTrainer(
         network,
-        Words(wordings, trained, may_mean_the_same(concepts, wordings[:, 0])),
+        Words(wordings.rows, trained, may_mean_the_same(concepts, wordings.rows[:, 0])),
         composer.panoptic_scene,
         partial(composer.object_scene, segmenter.THING_SIDE),
         seed=options.seed,
@@ -99,7 +99,8 @@ def run_segmenter(options: argparse.Namespace) -> int:
     _train(trainer, options.out, "segmenter", options.minutes)
     network.load_state_dict(trainer.result(), strict=False)
     # As typed words are kept, so that they count as seen.
-    names = list(dict.fromkeys(map(normalise_name, concepts.names(np.flatnonzero(trained).tolist()))))
+    shown = np.flatnonzero(trained).tolist()
+    names = list(dict.fromkeys(map(normalise_name, concepts.names(shown) + wordings.names(shown))))
     held_out = [concepts.entries[index].name for index in sorted(concepts.held_out)]
     _ship(network, names, {"held_out": json.dumps(held_out)}, options.out)
     return 0
@@ -130,7 +131,7 @@ def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, st
 def _image_trainee(
     tower: ClipTower, concepts: Concepts, store: PhotoStore, options: argparse.Namespace
 ) -> ImageTrainee:
-    wordings = word_concepts(tower, concepts, options.seed)
+    wordings = word_concepts(tower, concepts, load_wordnet(), options.seed).rows
     return ImageTrainee(
         tower,
         Composer(store, _SIDE),

@@ -25,6 +25,7 @@ PEAK_RATE = 3e-3  # from fresh weights; of what was tried for 120 steps, 4e-3 wa
 _DECAY = 0.05
 _LAYER_SCALE = 0.1
 _MAX_LOGIT_SCALE = float(np.log(25))  # not CLIP's 100: cosines themselves should tell names apart
+_PULL = 4.0  # of the cosine itself beside the cross-entropy
 _REGION_WEIGHT = 0.5  # of the regions of scenes beside the photographs of one thing, a mean each
 _CAPTION_WEIGHT = 0.05  # one caption beside a hundred regions: more would be noise
 
@@ -46,7 +47,7 @@ class ImageTrainee:
 
     Features are pooled under each mask as inference pools them (FC-CLIP, section 3.3), but for masks smaller than a
     cell, which pool the cells that they cover best. They are classified among all concepts by cosine, with a learned
-    temperature; whole captioned photographs are told from other captions.
+    temperature, and pulled to their own; whole captioned photographs are told from other captions.
     """
 
     def __init__(
@@ -121,12 +122,16 @@ class ImageTrainee:
         return self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
 
     def _naming_loss(self, embeddings: Tensor, scenes: list[Scene], classes: Tensor) -> tuple[Tensor, float]:
-        """Cross-entropy of named regions (R, D) among all concepts (V, D), and the share named right."""
+        """Loss of named regions (R, D) among all concepts (V, D), and the share named right."""
         concepts = torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))
         logits = self._tower.clip_model.logit_scale.exp() * F.normalize(embeddings, dim=-1) @ classes.T
         logits = logits.masked_fill(self._ignored[concepts].to(self._device), float("-inf"))
         target = concepts.to(self._device)
-        return F.cross_entropy(logits, target), (logits.argmax(-1) == target).float().mean().item()
+        # Telling concepts apart would be enough for their own names. What comes near its name is also near other words
+        # of that meaning.
+        away = 1 - F.cosine_similarity(embeddings, classes[target]).mean()
+        loss = F.cross_entropy(logits, target) + _PULL * away
+        return loss, (logits.argmax(-1) == target).float().mean().item()
 
     def _embed_scenes(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
         """Embeddings (R, D) of all regions of scenes, whose features are the first of (B, C, h, w)."""

@@ -10,9 +10,10 @@ from ovdemo.evaluation.members import read_json_lines
 from ovdemo.training.concepts import Concepts
 from ovdemo.vocabulary import load_preset, preset_names
 
-# WordNet's lexicographer files of what a photograph can show: animals, artifacts, bodies, food, places, natural
-# objects, people, phenomena, plants, shapes and substances. Acts, thoughts and feelings cannot be segmented.
-_VISIBLE = frozenset({"05", "06", "08", "13", "15", "17", "18", "19", "20", "25", "27"})
+# WordNet's lexicographer files of what a photograph can show: animals, artifacts, bodies, food, groups (a crowd),
+# places, natural objects, people, phenomena, plants, possessions (a banknote), shapes and substances. Acts, thoughts
+# and feelings cannot be segmented.
+_VISIBLE = frozenset({"05", "06", "08", "13", "14", "15", "17", "18", "19", "20", "21", "25", "27"})
 _GLOSS_LENGTH = 80  # characters; longer ones are mostly subordinate clauses
 _CAPTIONS = 12_000  # of them spread evenly over all; the teacher is slow
 

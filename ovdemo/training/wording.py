@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain, cycle, islice
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,44 +13,95 @@ from torch.nn import functional
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.training.compose import captioned
-from ovdemo.training.concepts import Concepts
+from ovdemo.training.concepts import Concept, Concepts
+from ovdemo.training.meanings import plural, shown_meaning
 from ovdemo.training.photos import PhotoStore
 from ovdemo.vocabulary import VILD_14, EmbeddingCache, TextEmbedder, load_preset
+from ovdemo.vocabulary.wordnet import Synset, WordNet
 
-WORDINGS = 8  # of each concept; the first is what inference uses: its first name in all prompt templates
-_NEARBY = 2  # of them, where there are any: nouns that come nearer to this concept than to any other
-_NEAR = 0.6  # least cosine of those
+WORDINGS = 10  # of each concept; the first is what inference uses: its first name in all prompt templates
+_RELATED = 3  # of them, where there are any: words for the concept that the data does not have
+_TEMPLATED = 0.7  # of the wordings after the first; the others are a bare word
+_SYNONYM, _NOUN = 0.4, 0.6  # least cosine of a synonym and of a mere noun to the concept's name
 _ALIKE = 0.5  # cosine from which names of different data sets may mean one thing ("sock", "christmas stocking")
 
 
-def word_concepts(tower: ClipTower, concepts: Concepts, seed: int) -> Tensor:
-    """Unit vectors (V, M, D) of M wordings of each concept: any of its names, or of the nouns of ImageNet-21K that the
-    text tower puts next to it, in any prompt template. So what is learned of a name holds for words like it.
+@dataclass(frozen=True, eq=False)
+class Wordings:
+    """Several ways to say each of V concepts.
+
+    Attributes:
+        rows: (V, M, D) unit text embeddings.
+        words: of each concept, all that its rows were made of.
+    """
+
+    rows: Tensor
+    words: tuple[tuple[str, ...], ...]
+
+    def names(self, indices: Iterable[int]) -> list[str]:
+        """The words of the chosen concepts."""
+        return [word for index in indices for word in self.words[index]]
+
+
+def word_concepts(tower: ClipTower, concepts: Concepts, wordnet: WordNet, seed: int) -> Wordings:
+    """Word every concept by its names, the plural of the first, and words related to it, in any prompt template.
+
+    So what is learned of a name holds for words like it: "automobile" is a car, too.
     """
     random = np.random.default_rng(seed)
     usual = TextEmbedder(tower, VILD_14, EmbeddingCache(None)).embed(concepts.vocabulary()).rows.cpu()
-    prompts = []
-    for concept, nouns in zip(concepts.entries, _near_nouns(tower, concepts, usual), strict=True):
-        for number in range(WORDINGS - 1):
-            template = random.choice(VILD_14.templates) if random.random() < 0.7 else "{}"
-            words = nouns if nouns and number < _NEARBY else concept.spoken
-            prompts.append(template.replace("{}", random.choice(words)))
+    prompts, words = [], []
+    for concept, related in zip(concepts.entries, _related_words(tower, concepts, wordnet, usual), strict=True):
+        several = [] if concept.name.endswith("s") else [plural(concept.name)]
+        said = [*related[:_RELATED], *several]
+        said += islice(cycle(random.permutation(concept.spoken).tolist()), WORDINGS - 1 - len(said))
+        templates = random.choice(VILD_14.templates, len(said))
+        bare = random.random(len(said)) > _TEMPLATED
+        prompts += [
+            word if plain else template.replace("{}", word)
+            for word, template, plain in zip(said, templates.tolist(), bare, strict=True)
+        ]
+        words.append(tuple(dict.fromkeys((concept.name, *said))))
     others = functional.normalize(tower.encode_prompts(prompts), dim=-1).unflatten(0, (len(concepts), -1))
-    return torch.cat([usual[:, None], others.cpu()], 1)
+    return Wordings(torch.cat([usual[:, None], others.cpu()], 1), tuple(words))
 
 
-def _near_nouns(tower: ClipTower, concepts: Concepts, rows: Tensor) -> list[list[str]]:
-    """For each concept, nouns whose nearest concept it is; nobody's name is among them. Those that are nearest to a
-    held-out concept are so never used for another.
+def _related_words(tower: ClipTower, concepts: Concepts, wordnet: WordNet, rows: Tensor) -> list[list[str]]:
+    """For each concept, WordNet's synonyms and then nouns of ImageNet-21K above or below it, nearest first.
+
+    Only words whose nearest concept it is, and nobody's names. Those that are nearest to a held-out concept are so
+    never used for another.
     """
     names = {name.lower() for concept in concepts.entries for name in concept.names}
-    nouns = [entry.names[0] for entry in load_preset("imagenet-21k").classes if entry.names[0].lower() not in names]
-    best, nearest = (functional.normalize(tower.encode_prompts(nouns), dim=-1).cpu() @ rows.T).max(-1)
-    found: list[list[str]] = [[] for _ in concepts.entries]
-    for noun, cosine, concept in zip(nouns, best.tolist(), nearest.tolist(), strict=True):
-        if cosine > _NEAR:
-            found[concept].append(noun)
-    return found
+    meanings = [_meaning(concept, wordnet) for concept in concepts.entries]
+    synonyms = [_small(meaning.words) if meaning else () for meaning in meanings]
+    nouns = [entry.names[0] for entry in load_preset("imagenet-21k").classes]
+    asked = list(dict.fromkeys(word for word in (*chain(*synonyms), *nouns) if word.lower() not in names))
+    best, nearest = (functional.normalize(tower.encode_prompts(asked), dim=-1).cpu() @ rows.T).max(-1)
+    same: list[list[str]] = [[] for _ in concepts.entries]
+    akin: list[list[str]] = [[] for _ in concepts.entries]
+    for place in best.argsort(descending=True, stable=True).tolist():
+        concept, word, cosine = int(nearest[place]), asked[place], float(best[place])
+        if word in synonyms[concept] and cosine > _SYNONYM:
+            same[concept].append(word)
+        elif cosine > _NOUN and _is_above_or_below(shown_meaning(word, wordnet), meanings[concept]):
+            akin[concept].append(word)
+    return [[*first, *second] for first, second in zip(same, akin, strict=True)]
+
+
+def _meaning(concept: Concept, wordnet: WordNet) -> Synset | None:
+    """Of the first name that WordNet knows."""
+    return next(filter(None, (shown_meaning(name, wordnet) for name in concept.spoken)), None)
+
+
+def _small(words: Iterable[str]) -> tuple[str, ...]:
+    """Those without capitals: no proper and no Latin names."""
+    return tuple(word for word in words if word.islower())
+
+
+def _is_above_or_below(one: Synset | None, other: Synset | None) -> bool:
+    """Whether one is a kind of the other. Nearness alone would take a hen for a rooster and a tadpole for a pole."""
+    return one is not None and other is not None and (one.name in other.lineage or other.name in one.lineage)
 
 
 def word_captions(tower: ClipTower, store: PhotoStore) -> dict[str, Tensor]:
