@@ -16,4 +16,8 @@ train segmenter --out "$out/second" --start "$first" --minutes 45
 second=$out/second/fcclip-embedded.safetensors
 train clip --out "$out/third" --start "$second" --text-minutes 21 --minutes 48
 train segmenter --out "$out/third" --start "$second" --minutes 42
-cp "$out"/third/fcclip-embedded.safetensors "$out"/third/fcclip-embedded-text.safetensors checkpoints/
+# And a fourth time.
+third=$out/third/fcclip-embedded.safetensors
+train clip --out "$out/fourth" --start "$third" --text-minutes 28 --minutes 45
+train segmenter --out "$out/fourth" --start "$third" --minutes 36
+cp "$out"/fourth/fcclip-embedded.safetensors "$out"/fourth/fcclip-embedded-text.safetensors checkpoints/

@@ -181,7 +181,7 @@ class _Bench:
         for size in _PAGE_CLASSES:
             words = Vocabulary(known[:size])
             pairs = itertools.combinations(known[size - 2 :], 2)
-            slider = ((words, Fusion(alpha=turn * _ALPHA_STEP % 1)) for turn in itertools.count(1))
+            slider = ((words, default.but(alpha=turn * _ALPHA_STEP % 1)) for turn in itertools.count(1))
             edits = ((Vocabulary((*known[: size - 2], *pair)), default) for pair in pairs)
             novel = (
                 (Vocabulary((*known[: size - 1], _new_class(next(self._new)))), default) for _ in itertools.count()
@@ -207,15 +207,16 @@ class _Bench:
             self._random(nouns)
         leaves, merging = load_preset("coco-panoptic"), Merging("instance")
         turns = range(1, 3 * self.repeats + 2)
-        cases = [analysis.answer(leaves, fusion=Fusion(alpha=t * _ALPHA_STEP % 1), merging=merging) for t in turns]
-        own, everything = TreeSource("words"), TreeSource("imagenet-21k")
+        own = self.system.fusion
+        cases = [analysis.answer(leaves, fusion=own.but(alpha=t * _ALPHA_STEP % 1), merging=merging) for t in turns]
+        of_words, everything = TreeSource("words"), TreeSource("imagenet-21k")
 
         def climb(source: TreeSource, mode: TreeMode) -> Callable[[], object]:
             left = iter(cases)
             return lambda: trace(analysis.tree_scores(next(left), source, mode, mean_inner=True))
 
-        self._time("tree of 133 words, roll-up", climb(own, "roll-up"), times=3)
-        self._time("tree of 133 words, greedy", climb(own, "greedy"), times=3)
+        self._time("tree of 133 words, roll-up", climb(of_words, "roll-up"), times=3)
+        self._time("tree of 133 words, greedy", climb(of_words, "greedy"), times=3)
         self._time("ImageNet-21K's tree, roll-up", climb(everything, "roll-up"), times=3)
 
     def _time_features(self, picture: Picture) -> None:

@@ -175,9 +175,12 @@ class Workbench:
         return self._analyses.peek((digest, short_side))
 
     def forget(self, digest: str | None = None) -> None:
-        """Forget one picture with its answers, or all."""
+        """Forget one picture with its answers, or all pictures and words."""
         for cache in (self._analyses, self._answers, self._trees):
             cache.forget(lambda key: digest is None or (isinstance(key, tuple) and key[0] == digest))
+        if digest is None:
+            for words in (self._prompts, self._embeddings):
+                words.forget(lambda key: True)
 
     @cached_property
     def weights(self) -> str | None:

@@ -188,11 +188,15 @@ def test_answers_about_an_earlier_picture_do_not_appear(open_page: OpenPage, tmp
     page.locator("#segment").click()
     words(page).press_sequentially(", person")
     expect(page.locator("#viewer canvas")).to_have_attribute("width", "416")
+    own = find_variant(EMBEDDED_MODEL).config.fusion
     wanted = Recipe(
         model=EMBEDDED_MODEL,
         weights=weights,
         picture=OwnPicture(load_picture(tmp_path / "mine.png").digest, "mine.png"),
         words="sky, tree, person",
+        alpha=own.alpha,
+        beta=own.beta,
+        rescue=own.rescue,
     )
     expect_recipe(page, wanted)
 
@@ -390,6 +394,8 @@ def test_tables_set_the_sliders_and_settings_can_be_compared(open_page: OpenPage
     expect(page.locator("#maths")).to_contain_text("1.00")
     expect(page.locator('#grid .ov-here[data-alpha="1.0"][data-beta="0.0"]')).to_have_count(2)
     expect(page.locator("#grid .ov-here")).to_have_count(2)
+    slider(page, "rescue").fill("0.1")  # what was computed with another is no longer true
+    expect(page.locator("#grid td button")).to_have_count(0)
     unfold(page, "Two settings side by side")
     page.locator("#keep").click()
     pictures = page.locator("#compare img")

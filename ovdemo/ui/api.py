@@ -88,7 +88,9 @@ class Api:
         shot, analysis = self._desk.open(picture, model or "auto", int(short_side or 0) or None, watch)
         recipe = _recipe(shot, analysis.workbench.system.fusion, words, presets)
         case = self._desk.answer(analysis, recipe, watch)
-        return overlay_of(analysis, case, recipe), self._document(self._desk.key(shot), case, watch)
+        with watch.step("draw"):
+            overlay = overlay_of(analysis, case, recipe)
+        return overlay, self._document(self._desk.key(shot), case, watch)
 
     def rescore(  # noqa: PLR0917 - an endpoint's inputs are positional for clients
         self,
@@ -405,13 +407,13 @@ def _recipe(
     words: str,
     presets: list[str] | None,
     *,
-    fusion_kind: FusionKind | None = None,
+    fusion_kind: FusionKind = "geometric",
     alpha: float | None = None,
     beta: float | None = None,
     rescue: float | None = None,
     **settings: Any,
 ) -> Recipe:
-    """The recipe of a question; what it leaves out of the fusion is the model's own."""
+    """The recipe of a question; alpha, beta and rescue are the model's own where it leaves them out."""
     fusion = own.but(kind=fusion_kind, alpha=alpha, beta=beta, rescue=rescue)
     return shot.recipe(
         words=words or "",

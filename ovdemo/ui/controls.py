@@ -13,7 +13,7 @@ from gradio.components import Component
 from ovdemo.ensemble import Fusion, FusionKind
 from ovdemo.inspection import Case
 from ovdemo.merging import Merging
-from ovdemo.recipes import SHORT_SIDES, Recipe
+from ovdemo.recipes import Recipe
 from ovdemo.segmentation import Mode
 from ovdemo.ui.desk import Desk
 from ovdemo.ui.visits import Shot
@@ -21,6 +21,7 @@ from ovdemo.vocabulary import preset_names, preset_title
 from ovdemo.workbench import Analysis
 
 _MERGING = Merging()
+_SIDES = (192, 256, 320, 384, 512, 640, 800, 1024)  # pixels
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,8 @@ class Inference:
         overlap_threshold = gr.Slider(
             0, 1, _MERGING.overlap_threshold, step=0.01, label="Overlap threshold", info="share of its mask it must win"
         )
-        low, high = SHORT_SIDES
-        sides = [("the model's own", 0), *((f"{side} px", side) for side in (192, 256, 320, 384, 512, 640, 800, 1024))]
         short_side = gr.Dropdown(
-            [side for side in sides if side[1] == 0 or low <= side[1] <= high],
+            sides(),
             value=0,
             label="Short side of the network's input",
             info="takes effect with Segment",
@@ -143,6 +142,11 @@ class Controls:
             ensemble.rescue,
             self.look,
         ]
+
+
+def sides(asked: int | None = None) -> list[tuple[str, int]]:
+    """What the short side may be, in words and pixels: some usual ones, and the one that a recipe asks for."""
+    return [("the model's own", 0), *((f"{side} px", side) for side in sorted({*_SIDES, asked or _SIDES[0]}))]
 
 
 def recipe_of(shot: Shot, values: Sequence[Any]) -> Recipe:

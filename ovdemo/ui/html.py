@@ -228,9 +228,10 @@ def _table(
     axes: tuple[Sequence[float], Sequence[float]],
     here: tuple[float, float],
 ) -> str:
-    """A table whose cells set alpha (row) and beta (column) when clicked; ``here`` is framed."""
+    """A table whose cells set alpha (row) and beta (column) when clicked; the one nearest to ``here`` is framed."""
     alphas, betas = axes
-    nearest = _nearest(alphas, here[0]), _nearest(betas, here[1])
+    there = [(i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if cell is not None]
+    nearest = min(there, key=lambda ij: abs(alphas[ij[0]] - here[0]) + abs(betas[ij[1]] - here[1]), default=None)
     head = "".join(f"<th scope='col'>{beta:.1f}</th>" for beta in betas)
     body = ""
     for i, (alpha, row) in enumerate(zip(alphas, cells, strict=True)):
@@ -254,10 +255,6 @@ def _table(
 
 def _duration(step: Step) -> str:
     return f"{step.milliseconds:.0f} ms" if step.milliseconds >= 9.5 else f"{step.milliseconds:.1f} ms"
-
-
-def _nearest(axis: Sequence[float], value: float) -> int:
-    return min(range(len(axis)), key=lambda i: abs(axis[i] - value))
 
 
 def _rgb(color: str) -> Color:

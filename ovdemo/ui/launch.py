@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoints=dict(map(_checkpoint, options.checkpoint)),
             accelerate=accelerate(),
         )
+        if models.accelerate is not None:
+            models.get(DEFAULT_MODEL)  # before the launch, when ZeroGPU looks for what wants its GPU
         auth = _auth()
     except UserError as error:
         print(f"ovdemo: {error}", file=sys.stderr)

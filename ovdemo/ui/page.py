@@ -36,7 +36,7 @@ from ovdemo.ui.answers import (
     table_rows,
     viewer_value,
 )
-from ovdemo.ui.controls import Controls, known, recipe_of
+from ovdemo.ui.controls import Controls, known, recipe_of, sides
 from ovdemo.ui.desk import Desk, quietly, sentences
 from ovdemo.ui.ensemble_tab import EnsembleTab
 from ovdemo.ui.events import BACKGROUND, FILES, HEAVY, LIVE, OURS, POINT
@@ -179,8 +179,8 @@ class Page:
         assert demo is not None
         opened = demo.load(sentences(self._open), None, self._restored, **OURS)
         uploaded = tab.recipe.upload(sentences(self._open_file), tab.recipe, self._restored, **OURS)
-        asked = [self._expected, self._header.model]
-        models = [event.success(self._suit_model, asked, self._of_fusion, **OURS) for event in models]
+        asked = [self._expected, self._shot, self._header.model]
+        models = [event.success(sentences(self._suit_model), asked, self._of_fusion, **OURS) for event in models]
         segmenting = [
             tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY),
             *(
@@ -296,7 +296,7 @@ class Page:
             self._expected: recipe,
             tab.image: picture,
             tab.timing: note,
-            tab.inference.short_side: recipe.short_side or 0,
+            tab.inference.short_side: gr.update(choices=sides(recipe.short_side), value=recipe.short_side or 0),
             self._header.model: recipe.model,
             **self._header.choose(self._desk, recipe.model),
             **dict(zip(self._controls.live, values, strict=True)),
@@ -493,8 +493,11 @@ class Page:
             table.act(sentences(self._go_to), None, sliders, **POINT).success(
                 sentences(self._settle), self._live_inputs, self._shown, **LIVE
             )
+        inference = self._controls.inference
+        others = (controls.kind, controls.rescue, inference.object_threshold, inference.overlap_threshold)
+        gr.on([setting.change for setting in others], lambda: "", None, tab.grid, **OURS)
         gr.on([slider.change for slider in sliders], None, sliders, None, js=_MOVE_FRAME, api_visibility="private")
-        tab.reset.click(self._own_fusion, self._header.model, self._of_fusion, **LIVE).success(
+        tab.reset.click(sentences(self._own_fusion), [self._shot, self._header.model], self._of_fusion, **LIVE).success(
             sentences(self._settle), self._live_inputs, self._shown, **LIVE
         )
         live = self._controls.live
@@ -506,14 +509,14 @@ class Page:
         controls = self._ensemble.controls
         return [controls.kind, controls.alpha, controls.beta, controls.rescue]
 
-    def _own_fusion(self, model: str) -> Update:
-        """The ensemble that suits a model's weights."""
-        return self._ensemble.controls.choose(find_variant(model).config.fusion)
+    def _own_fusion(self, shot: Shot | None, model: str) -> Update:
+        """The ensemble that suits the weights of the model that answers, or will."""
+        return self._ensemble.controls.choose(find_variant(shot.model if shot else model).config.fusion)
 
-    def _suit_model(self, expected: Recipe | None, model: str) -> Update | Any:
-        """The same once another model can answer, but for one that a recipe waits for: that brings its own settings."""
-        waited_for = expected is not None and expected.model == model
-        return gr.skip() if waited_for or not self._desk.models.state(model).ready else self._own_fusion(model)
+    def _suit_model(self, expected: Recipe | None, shot: Shot | None, model: str) -> Update | Any:
+        """The same for another model that can answer; one that a recipe waits for has its settings from there."""
+        stays = model in (expected and expected.model, shot and shot.model)
+        return gr.skip() if stays or not self._desk.models.state(model).ready else self._own_fusion(None, model)
 
     def _go_to(self, event: gr.EventData) -> tuple[float, float]:
         return float(event_data(event)["alpha"]), float(event_data(event)["beta"])
