@@ -13,11 +13,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from app_server import PAGE_PATIENCE, AppServer
+from ovdemo import images
 from ovdemo.default_model import EMBEDDED_MODEL
 from ovdemo.examples import find_example
 from ovdemo.images import load_picture
 from ovdemo.recipes import ExamplePicture, OwnPicture, Recipe
 from ovdemo.systems.registry import find_variant
+from test_images import png_header
 
 CHINA = find_example("china").path()
 SIZE = (640, 427)  # pixels of that photograph
@@ -201,12 +203,34 @@ def test_answers_about_an_earlier_picture_do_not_appear(open_page: OpenPage, tmp
     expect_recipe(page, wanted)
 
 
-def test_a_bad_upload_gets_a_sentence_and_the_page_works_on(open_page: OpenPage, tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused_with_its_limit(browser: Browser, app: AppServer, tmp_path: Path) -> None:
+    page = browser.new_page()  # Gradio, which refuses it, writes to the console
+    page.goto(app.url)
+    expect_drawn(page)
+    (tmp_path / "mine.png").write_bytes(bytes(images.MAX_BYTES + 1))
+    page.locator("#picture").get_by_label("Remove Image").click()
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "mine.png")
+    expect(toast(page, "maximum allowed size of 20")).to_be_visible()
+    page.locator("#gallery button").nth(1).click()
+    expect(page.locator("#viewer canvas")).to_have_attribute("width", "512")
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"This is a letter, not a picture.\n" * 20, "not a picture that can be read here"),
+        (png_header(50_000, 50_000), "megapixels"),
+    ],
+)
+def test_a_bad_upload_gets_a_sentence_and_the_page_works_on(
+    open_page: OpenPage, tmp_path: Path, content: bytes, sentence: str
+) -> None:
     page = open_page()
-    (tmp_path / "letter.jpg").write_bytes(b"This is a letter, not a picture.\n" * 20)
+    (tmp_path / "letter.jpg").write_bytes(content)
     upload(page, tmp_path / "letter.jpg")
     page.locator("#segment").click()
-    expect(toast(page, "not a picture that can be read here")).to_be_visible()
+    expect(toast(page, sentence)).to_be_visible()
     page.locator("#gallery button").nth(1).click()
     expect(words(page)).to_have_value(find_example("astronaut").words)
     expect(page.locator("#viewer canvas")).to_have_attribute("width", "512")
