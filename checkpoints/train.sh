@@ -19,5 +19,5 @@ train segmenter --out "$out/third" --start "$second" --minutes 42
 # And a fourth time.
 third=$out/third/fcclip-embedded.safetensors
 train clip --out "$out/fourth" --start "$third" --text-minutes 28 --minutes 45
-train segmenter --out "$out/fourth" --start "$third" --minutes 36
+train segmenter --out "$out/fourth" --start "$third" --minutes 31
 cp "$out"/fourth/fcclip-embedded.safetensors "$out"/fourth/fcclip-embedded-text.safetensors checkpoints/
