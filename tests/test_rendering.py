@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovdemo import rendering
+from ovdemo import parse_classes, rendering
+from ovdemo.examples import EXAMPLES
 from ovdemo.rendering import (
     PALETTE,
     class_color,
@@ -22,7 +23,7 @@ from ovdemo.segmentation import Evidence, Segment, Segmentation
 from ovdemo.vocabulary import Kind
 
 NO_EVIDENCE = Evidence((), (), (), 0.0)
-CAT_COLOR = (226, 55, 38)
+CAT_COLOR = (132, 52, 95)
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
@@ -106,6 +107,12 @@ def test_palette_is_distinct_and_stable_when_a_class_is_added(labels: list[str],
     assert palette([*labels, more])[: len(labels)] == colors
     if labels:
         assert colors[0] == class_color(labels[0])
+
+
+@pytest.mark.parametrize("words", [example.words for example in EXAMPLES])
+def test_the_examples_words_all_have_their_own_colour(words: str) -> None:
+    labels = [entry.label for entry in parse_classes(words).classes]
+    assert palette(labels) == [class_color(label) for label in labels]
 
 
 def test_large_vocabularies_have_distinct_colours_in_three_tones() -> None:
