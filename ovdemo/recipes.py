@@ -73,7 +73,7 @@ class Recipe:
         words: as typed.
         presets: names of the presets chosen beside the words, in order.
         mode, object_threshold, overlap_threshold: as :class:`ovdemo.merging.Merging` has them.
-        fusion_kind, alpha, beta, rescue: as :class:`ovdemo.fusion.Fusion` has them.
+        fusion_kind, alpha, beta, rescue: as :class:`ovdemo.ensemble.Fusion` has them.
         short_side: of the network's input, 64 to 2048 pixels; ``None`` is the system's own rule.
         opacity, outlines, labels: of the overlay, as :func:`ovdemo.rendering.overlay` takes them.
 

@@ -337,7 +337,7 @@ class Analysis:
 
         Args:
             words: ``"cat|kitten, sofa, wall:stuff"`` or a vocabulary.
-            fusion: how the two classifiers are combined; default the system's own :class:`~ovdemo.fusion.Fusion`.
+            fusion: how the two classifiers are combined; default the system's own :class:`~ovdemo.ensemble.Fusion`.
             merging: panoptic, semantic or instance, and thresholds; default panoptic.
 
         Raises:

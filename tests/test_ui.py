@@ -613,7 +613,7 @@ def test_a_model_brings_its_own_ensemble_once_it_can_answer() -> None:
         page = Page(Desk(Models(device="cpu")))
     embedded, away = find_variant(EMBEDDED_MODEL), "fcclip-rn50"
     wanted = list(dataclasses.astuple(embedded.config.fusion))
-    assert [part.value for part in page._of_fusion] == wanted
+    assert [part.value for part in page._ensemble.controls.parts] == wanted
     assert list(page._own_fusion(None, EMBEDDED_MODEL).values()) == wanted
     assert list(page._own_fusion(None, away).values()) == ["geometric", 0.4, 0.8, 0.0]
     shown, other = (Shot(name, None, ExamplePicture("china"), "0" * 64, None, "") for name in (EMBEDDED_MODEL, away))

@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ovdemo.commands.model import chosen_fusion, load_workbench
+from ovdemo.ensemble import Fusion
 from ovdemo.errors import UserError
 from ovdemo.evaluation import (
     CocoPanopticSet,
@@ -42,8 +43,9 @@ def run(options: argparse.Namespace) -> int:
     if options.random_weights:
         print("RANDOM WEIGHTS: the numbers below mean nothing.", file=sys.stderr)
     workbench = load_workbench(options)
-    reports = [_evaluate(workbench, data, options) for data in sets]
-    document = _document(reports, workbench, options)
+    fusion = chosen_fusion(options, workbench)
+    reports = [_evaluate(workbench, data, fusion, options) for data in sets]
+    document = _document(reports, fusion, options)
     path = _write(options.out, document)
     if options.json:
         print(document)
@@ -71,7 +73,7 @@ def open_sets(options: argparse.Namespace) -> list[LabelledPictures]:
     return [IndexSet(options.data / name, options.split) for name in names]
 
 
-def _evaluate(workbench: Workbench, data: LabelledPictures, options: argparse.Namespace) -> SetReport:
+def _evaluate(workbench: Workbench, data: LabelledPictures, fusion: Fusion, options: argparse.Namespace) -> SetReport:
     total = len(data) if options.limit is None else min(options.limit, len(data))
     with tqdm(total=total, unit="picture", desc=data.name, file=sys.stderr) as bar:
 
@@ -83,20 +85,20 @@ def _evaluate(workbench: Workbench, data: LabelledPictures, options: argparse.Na
         return evaluate_set(
             workbench,
             data,
-            fusion=chosen_fusion(options, workbench),
+            fusion=fusion,
             short_side=options.short_side,
             limit=options.limit,
             advance=advance,
         )
 
 
-def _document(reports: Sequence[SetReport], workbench: Workbench, options: argparse.Namespace) -> str:
+def _document(reports: Sequence[SetReport], fusion: Fusion, options: argparse.Namespace) -> str:
     content: dict[str, Any] = {
         "model": options.model,
         "checkpoint": None if options.checkpoint is None else str(options.checkpoint),
         "random_weights": options.random_weights,
         "precision": options.precision,
-        "fusion": asdict(chosen_fusion(options, workbench)),
+        "fusion": asdict(fusion),
         "short_side": options.short_side,
         "words": options.words,
         "limit": options.limit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, get_args
 
 import gradio as gr
@@ -110,9 +110,14 @@ class Ensemble:
         kind = gr.Radio(list(get_args(FusionKind)), value=fusion.kind, label="Fusion", elem_id="fusion")
         return cls(kind, alpha, beta, rescue)
 
+    @property
+    def parts(self) -> list[Component]:
+        """The components, in the order of the fields of a fusion."""
+        return [self.kind, self.alpha, self.beta, self.rescue]
+
     def choose(self, fusion: Fusion) -> dict[Block, Any]:
         """Give every component the value of a fusion."""
-        return {self.kind: fusion.kind, self.alpha: fusion.alpha, self.beta: fusion.beta, self.rescue: fusion.rescue}
+        return dict(zip(self.parts, astuple(fusion), strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,7 @@ class Controls:
             inference.mode,
             inference.object_threshold,
             inference.overlap_threshold,
-            ensemble.kind,
-            ensemble.alpha,
-            ensemble.beta,
-            ensemble.rescue,
+            *ensemble.parts,
             self.look,
         ]
 

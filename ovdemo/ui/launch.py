@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoints=dict(map(_checkpoint, options.checkpoint)),
             accelerate=accelerate(),
         )
+        auth = _auth()
         if models.accelerate is not None:
             models.get(DEFAULT_MODEL)  # before the launch, when ZeroGPU looks for what wants its GPU
-        auth = _auth()
     except UserError as error:
         print(f"ovdemo: {error}", file=sys.stderr)
         return 2

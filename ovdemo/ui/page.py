@@ -180,7 +180,9 @@ class Page:
         opened = demo.load(sentences(self._open), None, self._restored, **OURS)
         uploaded = tab.recipe.upload(sentences(self._open_file), tab.recipe, self._restored, **OURS)
         asked = [self._expected, self._shot, self._header.model]
-        models = [event.success(sentences(self._suit_model), asked, self._of_fusion, **OURS) for event in models]
+        models = [
+            event.success(sentences(self._suit_model), asked, self._ensemble.controls.parts, **OURS) for event in models
+        ]
         segmenting = [
             tab.segment.click(sentences(self._segment), inputs, outputs, **HEAVY),
             *(
@@ -497,17 +499,12 @@ class Page:
         others = (controls.kind, controls.rescue, inference.object_threshold, inference.overlap_threshold)
         gr.on([setting.change for setting in others], lambda: "", None, tab.grid, **OURS)
         gr.on([slider.change for slider in sliders], None, sliders, None, js=_MOVE_FRAME, api_visibility="private")
-        tab.reset.click(sentences(self._own_fusion), [self._shot, self._header.model], self._of_fusion, **LIVE).success(
-            sentences(self._settle), self._live_inputs, self._shown, **LIVE
-        )
+        tab.reset.click(
+            sentences(self._own_fusion), [self._shot, self._header.model], self._ensemble.controls.parts, **LIVE
+        ).success(sentences(self._settle), self._live_inputs, self._shown, **LIVE)
         live = self._controls.live
         tab.measure.click(sentences(self._measure), [self._shot, self._point, *live], tab.grid, **LIVE)
         tab.keep.click(sentences(self._keep), [self._shot, *live], [self._kept, tab.compare], **LIVE)
-
-    @property
-    def _of_fusion(self) -> list[Component]:
-        controls = self._ensemble.controls
-        return [controls.kind, controls.alpha, controls.beta, controls.rescue]
 
     def _own_fusion(self, shot: Shot | None, model: str) -> Update:
         """The ensemble that suits the weights of the model that answers, or will."""
