@@ -20,4 +20,8 @@ train segmenter --out "$out/third" --start "$second" --minutes 42
 third=$out/third/fcclip-embedded.safetensors
 train clip --out "$out/fourth" --start "$third" --text-minutes 28 --minutes 45
 train segmenter --out "$out/fourth" --start "$third" --minutes 31
-cp "$out"/fourth/fcclip-embedded.safetensors "$out"/fourth/fcclip-embedded-text.safetensors checkpoints/
+# And image tower and decoders a fifth time; the text tower stays.
+fourth=$out/fourth/fcclip-embedded.safetensors
+train clip --out "$out/fifth" --start "$fourth" --text-minutes 0 --minutes 52
+train segmenter --out "$out/fifth" --start "$fourth" --minutes 28
+cp "$out"/fifth/fcclip-embedded.safetensors "$out"/fifth/fcclip-embedded-text.safetensors checkpoints/

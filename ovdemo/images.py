@@ -81,19 +81,22 @@ class Picture:
 class ResizeRule:
     """Shorter side to ``short_side`` unless that takes the longer one above ``long_side``; both in pixels.
 
-    Nothing is enlarged by more than ``enlarge``: to a network, a blown-up thumbnail is unlike any photograph.
+    Nothing is enlarged by more than ``enlarge``: to a network, a blown-up thumbnail is unlike any photograph. Only a
+    shorter side under ``least`` pixels is enlarged to that all the same, as a network of stride 32 sees nothing below.
     """
 
     short_side: int
     long_side: int
     enlarge: float = math.inf
+    least: int = 0
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that a picture of this height and width is resized to, halves rounded up."""
         scale = self.short_side / min(height, width)
         new_height = float(self.short_side) if height <= width else scale * height
         new_width = float(self.short_side) if width <= height else scale * width
-        shrink = min(1.0, self.long_side / max(new_height, new_width), self.enlarge / scale)
+        enlarge = max(self.enlarge, self.least / min(height, width))
+        shrink = min(1.0, self.long_side / max(new_height, new_width), enlarge / scale)
         if shrink < 1:
             new_height *= shrink
             new_width *= shrink

@@ -243,7 +243,9 @@ class Workbench:
             log.warning("out of GPU memory at %s; trying a smaller input", rule)
         self.forget()
         torch.cuda.empty_cache()
-        smaller = ResizeRule(round(_SMALLER * rule.short_side), round(_SMALLER * rule.long_side), rule.enlarge)
+        smaller = replace(
+            rule, short_side=round(_SMALLER * rule.short_side), long_side=round(_SMALLER * rule.long_side)
+        )
         try:
             return self._propose_timed(picture, smaller, short_side, stopwatch)
         except torch.OutOfMemoryError:

@@ -389,14 +389,15 @@ def test_areas_of_named_segments(tmp_path: Path) -> None:
     assert (truth.areas == -1).all()
 
     report = evaluate_set(painted_workbench(), data)
-    assert report.areas is not None
-    # Of cat two bands are right, and two more found where it is not marked; no dog is found; grass is not scored.
-    found = [(row.class_index, row.iou, row.pixels) for row in report.areas.per_class]
-    assert found == [(CAT, 50, 2 * SIDE * 8), (DOG, 0, SIDE * 8)]
-    assert report.areas.miou == 25
+    assert list(report.areas) == ["panoptic", "semantic"]
+    for areas in report.areas.values():
+        # Of cat two bands are right, and two more found where it is not marked; no dog is found; grass is not scored.
+        found = [(row.class_index, row.iou, row.pixels) for row in areas.per_class]
+        assert found == [(CAT, 50, 2 * SIDE * 8), (DOG, 0, SIDE * 8)]
+        assert areas.miou == 25
     assert (report.panoptic, report.semantic, report.instances, report.recall, report.naming) == (None,) * 3 + ({}, {})
     rows = [line.split() for line in report_table([report]).splitlines()]
-    assert ["set", "(val)", "area", "IoU,", "dog", "0.0", "256", "pixels", "2"] in rows
+    assert ["set", "(val)", "panoptic", "area", "IoU,", "dog", "0.0", "256", "pixels", "2"] in rows
 
 
 def test_area_iou_counts_every_pixel() -> None:
@@ -423,10 +424,10 @@ def test_the_command_with_words(
     write_set(tmp_path / "sets" / "pets", [NAMED_ROW, UNNAMED_ROW], NAMED_FILES)
     assert evaluate.run(options(data=tmp_path / "sets", out=tmp_path / "out", words=WORDS)) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["pets", "(val)", "area", "IoU,", "cat", "50.0", "512", "pixels", "2"] in lines
+    assert ["pets", "(val)", "panoptic", "area", "IoU,", "cat", "50.0", "512", "pixels", "2"] in lines
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert document["words"] == WORDS
-    assert [row["label"] for row in document["sets"][0]["areas"]["per_class"]] == ["cat", "dog"]
+    assert [row["label"] for row in document["sets"][0]["areas"]["panoptic"]["per_class"]] == ["cat", "dog"]
     with pytest.raises(UserError, match="--data"):
         evaluate.run(options(coco_panoptic=["a.json", "b"], words=WORDS))
 

@@ -354,6 +354,10 @@ def check_picture_or_sentence(data: bytes) -> None:
         (ResizeRule(320, 640, enlarge=2), (100, 400), (160, 640)),
         (ResizeRule(320, 640, enlarge=2), (480, 640), (320, 427)),
         (ResizeRule(800, 1333), (500, 500), (800, 800)),
+        (ResizeRule(320, 640, enlarge=1, least=96), (64, 80), (96, 120)),
+        (ResizeRule(320, 640, enlarge=1, least=96), (40, 800), (32, 640)),
+        (ResizeRule(320, 640, enlarge=1, least=96), (160, 200), (160, 200)),
+        (ResizeRule(320, 640, enlarge=1, least=96), (480, 640), (320, 427)),
     ],
 )
 def test_resize_rule(rule: ResizeRule, size: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from ovdemo.training.phrases import Phrases, read_phrases
 from ovdemo.training.scenes import Scene
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.training.text import TextTrainee, install_text
-from ovdemo.training.wording import WORDINGS, may_mean_the_same, word_concepts
+from ovdemo.training.wording import WORDINGS, may_mean_the_same, paraphrase_shifts, word_concepts
 from ovdemo.vocabulary import Vocabulary, VocabularyClass
 from ovdemo.vocabulary.wordnet import load_wordnet
 from tiny import tiny_config
@@ -226,6 +226,9 @@ class Patches:
         return np.full((64, 64, 3), COLOURS[name], np.uint8), f"all {name}"
 
 
+SHIFTS = 0.7 * torch.eye(32)[20:]  # away from all names
+
+
 def make_image_trainee(held_out: tuple[str, ...] = (), seed: int = 0, peak_rate: float = PEAK_RATE) -> ImageTrainee:
     tower, concepts = make_tower(seed), make_concepts(held_out)
     rows = torch.eye(4, 32)
@@ -233,6 +236,7 @@ def make_image_trainee(held_out: tuple[str, ...] = (), seed: int = 0, peak_rate:
         tower,
         Patches(),  # type: ignore[arg-type]
         wordings=rows[:, None].expand(-1, 2, -1),
+        shifts=SHIFTS,
         alike=torch.zeros(4, 4, dtype=torch.bool),
         held_out=concepts.held_out,
         captions={f"all {name}": row for name, row in zip(COLOURS, rows, strict=True)},
@@ -299,6 +303,25 @@ def test_wordings_start_with_what_inference_uses() -> None:
     assert concepts.entries[0].spoken == ("cat", "kitty")
     again = word_concepts(tower, replace_names(concepts, ("cat",)), load_wordnet(), seed=0)
     torch.testing.assert_close(rows[:, 0], again.rows[:, 0])
+
+
+def test_shifts_lead_from_one_synonym_to_another() -> None:
+    tower = make_tower()
+    shifts = paraphrase_shifts(tower, load_wordnet(), seed=0)
+    assert shifts.shape == (wording._SHIFTS, 32)
+    assert shifts.norm(dim=-1).max() <= 2
+    assert shifts.norm(dim=-1).min() > 0
+    torch.testing.assert_close(shifts, paraphrase_shifts(tower, load_wordnet(), seed=0))
+    assert not torch.equal(shifts, paraphrase_shifts(tower, load_wordnet(), seed=1))
+
+
+def test_half_of_the_concepts_are_moved_a_part_of_a_shift() -> None:
+    trainee = make_image_trainee()
+    rows = torch.cat([trainee._classes(np.random.default_rng(n)) for n in range(50)])
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(200))
+    moved = rows[:, 20:].norm(dim=-1) / rows[:, :4].norm(dim=-1)
+    assert moved.max() <= 0.7
+    assert 60 < int((moved > 0).sum()) < 140
 
 
 def replace_names(concepts: Concepts, names: tuple[str, ...]) -> Concepts:

@@ -7,9 +7,11 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +20,7 @@ from conftest import HERE
 from ovdemo.errors import UserError
 from ovdemo.evaluation.members import ZipMembers, read_label_map
 from ovdemo.images import load_picture
-from ovdemo.training import photos
+from ovdemo.training import compose, photos
 from ovdemo.training.canvas import Canvas, Sprite
 from ovdemo.training.compose import Composer
 from ovdemo.training.concepts import NAMELESS, Concepts
@@ -246,6 +248,22 @@ def test_photographs_of_one_thing_are_shown_whole_or_cut_out(data: Path) -> None
     assert False in whole
     with pytest.raises(UserError, match="no names of their own"):
         Composer(open_store(data, *NAMES), SIDE).object_scene(32, np.random.default_rng(0))
+
+
+def test_a_cut_out_thing_is_also_shown_elsewhere(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "jitter_colours", lambda pixels, random: pixels)
+    monkeypatch.setattr(compose, "_MOVED", 1.0)
+    composer = Composer(open_store(data), SIDE)
+    [plain] = composer._plain
+    composer._plain = [replace(plain, pixels=np.zeros_like(plain.pixels))]
+    cut_out = [composer.object_scene(32, np.random.default_rng(n)) for n in range(40)]
+    cut_out = [scene for scene in cut_out if not scene.masks.all()]
+    assert cut_out
+    for scene in cut_out:
+        inside = cv2.erode(scene.masks[0].astype(np.uint8), np.ones((3, 3))) == 1
+        outside = cv2.dilate(scene.masks[0].astype(np.uint8), np.ones((3, 3))) == 0
+        assert scene.pixels[inside].min() >= 60  # the photograph's own
+        assert not scene.pixels[outside].any()
 
 
 def sprite(value: int, side: int, concept: int) -> Sprite:

@@ -31,7 +31,7 @@ from ovdemo.training.phrases import read_phrases
 from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.shipping import write_text, write_weights
 from ovdemo.training.text import TextTrainee, install_text, text_tensors
-from ovdemo.training.wording import may_mean_the_same, word_captions, word_concepts
+from ovdemo.training.wording import may_mean_the_same, paraphrase_shifts, word_captions, word_concepts
 from ovdemo.training.words import Words
 from ovdemo.vocabulary.names import normalise_name
 from ovdemo.vocabulary.wordnet import load_wordnet, nouns_file
@@ -131,11 +131,13 @@ def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, st
 def _image_trainee(
     tower: ClipTower, concepts: Concepts, store: PhotoStore, options: argparse.Namespace
 ) -> ImageTrainee:
-    wordings = word_concepts(tower, concepts, load_wordnet(), options.seed).rows
+    wordnet = load_wordnet()
+    wordings = word_concepts(tower, concepts, wordnet, options.seed).rows
     return ImageTrainee(
         tower,
         Composer(store, _SIDE),
         wordings=wordings,
+        shifts=paraphrase_shifts(tower, wordnet, options.seed),
         alike=may_mean_the_same(concepts, wordings[:, 0]),
         held_out=concepts.held_out,
         captions=word_captions(tower, store),

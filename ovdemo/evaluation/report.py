@@ -16,8 +16,8 @@ Row = tuple[str, str, str, str, str]
 def report_json(report: SetReport) -> dict[str, Any]:
     """Plain values for :func:`json.dumps`; each class carries its label."""
     document = asdict(report)
-    for measure in ("panoptic", "semantic", "areas", "instances"):
-        for row in (document[measure] or {}).get("per_class", ()):
+    for result in (*(document[name] for name in ("panoptic", "semantic", "instances")), *document["areas"].values()):
+        for row in (result or {}).get("per_class", ()):
             row["label"] = report.labels[row["class_index"]]
     return document
 
@@ -60,9 +60,10 @@ def _other_rows(report: SetReport) -> Iterable[_Number]:
     if report.semantic is not None:
         over = _counted(len(report.semantic.per_class), "class", "classes")
         yield "mIoU", report.semantic.miou, over, report.semantic.pictures
-    if report.areas is not None:
-        for row in report.areas.per_class:
-            yield f"area IoU, {report.labels[row.class_index]}", row.iou, f"{row.pixels} pixels", report.areas.pictures
+    for mode, areas in report.areas.items():
+        for row in areas.per_class:
+            label = report.labels[row.class_index]
+            yield f"{mode} area IoU, {label}", row.iou, f"{row.pixels} pixels", areas.pictures
     result = report.instances
     if result is not None and result.instances:
         over = _counted(result.instances, "instance", "instances")

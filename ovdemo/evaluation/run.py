@@ -26,6 +26,10 @@ from ovdemo.vocabulary import TextEmbeddings, Vocabulary, seen_classes
 from ovdemo.workbench import Workbench
 
 
+# Panoptic inference may leave a pixel without a class; semantic inference never does, however unlikely all of them are.
+_AREA_MODES: tuple[Mode, ...] = ("panoptic", "semantic")
+
+
 @dataclass(frozen=True)
 class SetReport:
     """What was measured on one data set.
@@ -35,7 +39,8 @@ class SetReport:
         labels: of its classes, in the order of every ``class_index``.
         pictures: how many went through.
         skipped: one sentence for each picture that could not be read.
-        panoptic, semantic, areas, instances: ``None`` where no picture had the labels.
+        panoptic, semantic, instances: ``None`` where no picture had the labels.
+        areas: by inference, ``panoptic`` (what a person is shown) and ``semantic`` (some class everywhere).
         recall: by kind of region.
         naming: by kind of label.
     """
@@ -46,7 +51,7 @@ class SetReport:
     skipped: tuple[str, ...]
     panoptic: PanopticResult | None
     semantic: SemanticResult | None
-    areas: SemanticResult | None
+    areas: dict[Mode, SemanticResult]
     instances: InstanceResult | None
     recall: dict[str, RecallResult]
     naming: dict[str, NamingResult]
@@ -101,7 +106,7 @@ class _Measures:
 
     panoptic: PanopticQuality
     semantic: SemanticIoU
-    areas: AreaIoU
+    areas: dict[Mode, AreaIoU]
     instances: InstancePrecision
     recall: defaultdict[str, MaskRecall] = field(default_factory=lambda: defaultdict(MaskRecall))
     naming: defaultdict[str, NamingAccuracy] = field(default_factory=lambda: defaultdict(NamingAccuracy))
@@ -109,7 +114,7 @@ class _Measures:
 
     def report(self, data: LabelledPictures, skipped: tuple[str, ...]) -> SetReport:
         panoptic, semantic, instances = self.panoptic.result(), self.semantic.result(), self.instances.result()
-        areas = self.areas.result()
+        areas = {mode: measure.result() for mode, measure in self.areas.items()}
         return SetReport(
             name=data.name,
             labels=tuple(entry.label for entry in data.vocabulary.classes),
@@ -117,7 +122,7 @@ class _Measures:
             skipped=skipped,
             panoptic=panoptic if panoptic.pictures else None,
             semantic=semantic if semantic.pictures else None,
-            areas=areas if areas.pictures else None,
+            areas={mode: result for mode, result in areas.items() if result.pictures},
             instances=instances if instances.pictures else None,
             recall={name: recall.result() for name, recall in self.recall.items()},
             naming={name: naming.result() for name, naming in self.naming.items()},
@@ -133,7 +138,10 @@ class _Run:
         self.seen = torch.from_numpy(seen_classes(vocabulary, self.system.training_names))
         kinds = [entry.kind for entry in vocabulary.classes]
         self.measures = _Measures(
-            PanopticQuality(kinds), SemanticIoU(len(kinds)), AreaIoU(len(kinds)), InstancePrecision(kinds)
+            PanopticQuality(kinds),
+            SemanticIoU(len(kinds)),
+            {mode: AreaIoU(len(kinds)) for mode in _AREA_MODES},
+            InstancePrecision(kinds),
         )
 
     @torch.inference_mode()
@@ -155,12 +163,14 @@ class _Run:
             self.measures.panoptic.update(truth.segments, SegmentMap.of(panoptic))
             instances = self._merge(proposals, scores, "instance")
             self.measures.instances.update(truth.segments, scored_masks(instances))
-        if truth.classes is not None or truth.areas is not None:
-            given = SegmentMap.of(self._merge(proposals, scores, "semantic")).classes()
-            if truth.classes is not None:
-                self.measures.semantic.update(truth.classes, given)
-            if truth.areas is not None:
-                self.measures.areas.update(truth.areas, given)
+        if truth.classes is not None:
+            self.measures.semantic.update(truth.classes, self._classes(proposals, scores, "semantic"))
+        if truth.areas is not None:
+            for mode, measure in self.measures.areas.items():
+                measure.update(truth.areas, self._classes(proposals, scores, mode))
+
+    def _classes(self, proposals: Proposals, scores: Scores, mode: Mode) -> np.ndarray:
+        return SegmentMap.of(self._merge(proposals, scores, mode)).classes()
 
     def _merge(self, proposals: Proposals, scores: Scores, mode: Mode) -> Segmentation:
         return merge(proposals, scores, self.vocabulary, Merging(mode))

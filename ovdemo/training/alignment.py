@@ -36,7 +36,8 @@ _OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
 # How often each side comes: first the small ones, of which the same time shows ten times as many, then the large ones.
 # Those count: a tower that saw things at 128 pixels or less could not name them at 320.
 _SMALL_SHARE = 0.4  # of the schedule
-_OBJECT_SHARES = ((0.7, 0.3, 0.0, 0.0, 0.0), (0.15, 0.1, 0.25, 0.3, 0.2))
+_OBJECT_SHARES = ((0.4, 0.6, 0.0, 0.0, 0.0), (0.1, 0.25, 0.25, 0.2, 0.2))
+_SHIFTED = 0.5  # of the concepts in a step
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
@@ -56,6 +57,7 @@ class ImageTrainee:
         composer: Composer,
         *,
         wordings: Tensor,
+        shifts: Tensor,
         alike: Tensor,
         held_out: frozenset[int],
         captions: Mapping[str, Tensor],
@@ -68,6 +70,8 @@ class ImageTrainee:
             tower: text trained, image part fresh (see :func:`open_layers`) or trained before.
             composer: draws scenes with named regions only, photographs of one thing, and captioned ones.
             wordings: (V, M, D) unit vectors of the concepts.
+            shifts: (P, D) from one word for a thing to another, see
+                :func:`~ovdemo.training.wording.paraphrase_shifts`.
             alike: (V, V) bool, pairs that are never each other's wrong answer.
             held_out: concepts that are nobody's wrong answer either.
             captions: (D,) unit vector of every caption that may be drawn.
@@ -75,7 +79,7 @@ class ImageTrainee:
             peak_rate: greatest learning rate.
         """
         self._peak_rate = peak_rate
-        self._tower, self._wordings = tower, wordings
+        self._tower, self._wordings, self._shifts = tower, wordings, shifts
         self._place = {caption: i for i, caption in enumerate(captions)}
         self._captions = torch.stack(list(captions.values()))
         self._ignored = alike.clone()
@@ -117,9 +121,15 @@ class ImageTrainee:
         return dense.float()
 
     def _classes(self, random: np.random.Generator) -> Tensor:
-        """One wording of every concept, (V, D)."""
-        wording = torch.from_numpy(random.integers(self._wordings.shape[1], size=len(self._wordings)))
-        return self._wordings[torch.arange(len(self._wordings)), wording].to(self._device)
+        """One wording of every concept, (V, D), half of them moved a part of the way that lies between synonyms: what
+        is learned must bear words that nobody thought of.
+        """
+        count = len(self._wordings)
+        wording = torch.from_numpy(random.integers(self._wordings.shape[1], size=count))
+        shift = self._shifts[torch.from_numpy(random.integers(len(self._shifts), size=count))]
+        share = torch.from_numpy(random.random(count) * (random.random(count) < _SHIFTED)).float()
+        rows = self._wordings[torch.arange(count), wording] + share[:, None] * shift
+        return F.normalize(rows, dim=-1).to(self._device)
 
     def _naming_loss(self, embeddings: Tensor, scenes: list[Scene], classes: Tensor) -> tuple[Tensor, float]:
         """Loss of named regions (R, D) among all concepts (V, D), and the share named right."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ovdemo.errors import UserError
 from ovdemo.training.canvas import Canvas, Sprite, cut, cut_ids, jitter_colours
+from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.mentions import without_mentions
 from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
 from ovdemo.training.scenes import Scene
@@ -29,6 +30,7 @@ _MIN_SHARE = 0.3  # what must stay visible of it
 _MIN_CUTOUT = 300  # pixels in its photograph
 _FILLED = 0.88  # share of a box above which a cut-out is the box itself
 _MAX_STRETCH = 4 / 3
+_MOVED = 0.4  # of the photographs named by a cut-out: it is put before another photograph
 _TRIES = 20
 
 _Draft = Callable[[int, np.random.Generator], Canvas]  # makes a canvas of a side
@@ -122,7 +124,8 @@ class Composer:
 
     def object_scene(self, side: int, rng: np.random.Generator) -> Scene:
         """Most of a photograph that shows one thing, ``side`` pixels a side, as one region: all of it, or in half of
-        those with a cut-out, the cut-out if it fills a sixteenth.
+        those with a cut-out, the cut-out if it fills a sixteenth. In two of five of the latter other surroundings are
+        put behind it, so that a thing is known by itself.
 
         Raises:
             UserError: the data have no such photographs.
@@ -131,15 +134,27 @@ class Composer:
         if not photos:
             raise UserError("The training photographs have no names of their own; add a set whose photographs do.")
         photo = photos.draw(rng)
-        window, flip = _resized_crop(photo, (side, side), (0.5, 1.0), rng), _coin(rng)
+        window, flip = _resized_crop(photo, (side, side), (0.4, 1.0), rng), _coin(rng)
+        pixels = cut(photo.pixels, window, (side, side), flip=flip)
         mask = np.ones((side, side), bool)
         ids = next((layer.ids for layer in photo.layers if layer.kind == "cutout"), None)
         if ids is not None and _coin(rng):
             shape = cut_ids(ids, window, (side, side), flip=flip) == 1
-            mask = shape if 16 * np.count_nonzero(shape) >= side * side else mask
-        pixels = jitter_colours(cut(photo.pixels, window, (side, side), flip=flip), rng)
+            if 16 * np.count_nonzero(shape) >= side * side:
+                mask = shape
+                if self._plain and rng.random() < _MOVED:
+                    pixels = self._put_elsewhere(pixels, shape, rng)
+        pixels = jitter_colours(pixels, rng)
         is_thing = np.array([self._concepts.entries[photo.concept].isthing])
         return Scene(pixels, mask[None], np.array([photo.concept]), is_thing, mask)
+
+    def _put_elsewhere(self, pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What a mask (S, S) covers, before a piece of another photograph."""
+        side, photo = len(mask), _pick(self._plain, rng)
+        canvas = Canvas(cut(photo.pixels, _resized_crop(photo, (side, side), (0.2, 1.0), rng), (side, side), flip=False))
+        opacity = np.asarray(cv2.GaussianBlur(mask.view(np.uint8) * 255, (3, 3), 0))
+        canvas.paste(Sprite(pixels, opacity, NAMELESS, is_thing=True), 0, 0)
+        return canvas.pixels
 
     def panoptic_scene(self, rng: np.random.Generator) -> Scene:
         """A crowded picture with all that is marked in it, named or not, each mask of at least 64 pixels.

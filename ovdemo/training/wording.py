@@ -23,6 +23,7 @@ WORDINGS = 10  # of each concept; the first is what inference uses: its first na
 _RELATED = 3  # of them, where there are any: words for the concept that the data does not have
 _TEMPLATED = 0.7  # of the wordings after the first; the others are a bare word
 _SYNONYM, _NOUN = 0.4, 0.6  # least cosine of a synonym and of a mere noun to the concept's name
+_SHIFTS = 4096  # pairs of synonyms
 _ALIKE = 0.5  # cosine from which names of different data sets may mean one thing ("sock", "christmas stocking")
 
 
@@ -102,6 +103,24 @@ def _small(words: Iterable[str]) -> tuple[str, ...]:
 def _is_above_or_below(one: Synset | None, other: Synset | None) -> bool:
     """Whether one is a kind of the other. Nearness alone would take a hen for a rooster and a tadpole for a pole."""
     return one is not None and other is not None and (one.name in other.lineage or other.name in one.lineage)
+
+
+def paraphrase_shifts(tower: ClipTower, wordnet: WordNet, seed: int) -> Tensor:
+    """How far one word for a thing lies from another: (P, D) differences of unit vectors of random synonyms.
+
+    Args:
+        tower: its text part is used.
+        wordnet: its meanings of ImageNet-21K's nouns give the synonyms.
+        seed: of the choice.
+    """
+    random = np.random.default_rng(seed)
+    nouns = [entry.names[0] for entry in load_preset("imagenet-21k").classes]
+    meanings = dict.fromkeys(filter(None, (shown_meaning(noun, wordnet) for noun in nouns)))
+    several = [words for words in (_small(meaning.words) for meaning in meanings) if len(words) > 1]
+    chosen = random.permutation(len(several))[:_SHIFTS]
+    pairs = [word for place in chosen for word in random.permutation(several[place])[:2].tolist()]
+    rows = functional.normalize(tower.encode_prompts(pairs), dim=-1).cpu()
+    return rows[::2] - rows[1::2]
 
 
 def word_captions(tower: ClipTower, store: PhotoStore) -> dict[str, Tensor]:
