@@ -25,7 +25,6 @@ from ovdemo.systems.base import Features, Proposals
 from ovdemo.vocabulary import TextEmbeddings, Vocabulary, seen_classes
 from ovdemo.workbench import Workbench
 
-
 # Panoptic inference may leave a pixel without a class; semantic inference never does, however unlikely all of them are.
 _AREA_MODES: tuple[Mode, ...] = ("panoptic", "semantic")
 

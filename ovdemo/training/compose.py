@@ -151,7 +151,8 @@ class Composer:
     def _put_elsewhere(self, pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What a mask (S, S) covers, before a piece of another photograph."""
         side, photo = len(mask), _pick(self._plain, rng)
-        canvas = Canvas(cut(photo.pixels, _resized_crop(photo, (side, side), (0.2, 1.0), rng), (side, side), flip=False))
+        window = _resized_crop(photo, (side, side), (0.2, 1.0), rng)
+        canvas = Canvas(cut(photo.pixels, window, (side, side), flip=False))
         opacity = np.asarray(cv2.GaussianBlur(mask.view(np.uint8) * 255, (3, 3), 0))
         canvas.paste(Sprite(pixels, opacity, NAMELESS, is_thing=True), 0, 0)
         return canvas.pixels
