@@ -23,5 +23,5 @@ train segmenter --out "$out/fourth" --start "$third" --minutes 31
 # And image tower and decoders a fifth time; the text tower stays.
 fourth=$out/fourth/fcclip-embedded.safetensors
 train clip --out "$out/fifth" --start "$fourth" --text-minutes 0 --minutes 52
-train segmenter --out "$out/fifth" --start "$fourth" --minutes 28
+train segmenter --out "$out/fifth" --start "$fourth" --minutes 27
 cp "$out"/fifth/fcclip-embedded.safetensors "$out"/fifth/fcclip-embedded-text.safetensors checkpoints/
