@@ -631,7 +631,7 @@ def test_a_model_brings_its_own_ensemble_once_it_can_answer() -> None:
 
 
 def test_a_short_side_of_a_recipe_can_be_chosen() -> None:
-    assert sides() == sides(320)
+    assert sides() == sides(256)
     assert ("300 px", 300) in sides(300)
     assert [pixels for _, pixels in sides(300)] == sorted(pixels for _, pixels in sides(300))
     with gr.Blocks():
