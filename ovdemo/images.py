@@ -82,7 +82,7 @@ class ResizeRule:
     """Shorter side to ``short_side`` unless that takes the longer one above ``long_side``; both in pixels.
 
     Nothing is enlarged by more than ``enlarge``: to a network, a blown-up thumbnail is unlike any photograph. Only a
-    shorter side under ``least`` pixels is enlarged to that all the same: a network of stride 32 would see two cells a side.
+    shorter side under ``least`` pixels is enlarged to that all the same: stride 32 would leave too few cells.
     """
 
     short_side: int
