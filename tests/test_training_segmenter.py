@@ -294,8 +294,25 @@ def test_a_dropped_concept_makes_its_query_void() -> None:
 def test_things_that_nobody_can_name_teach_nothing() -> None:
     rng = np.random.default_rng(0)
     shown = collate([draw_thing(rng) for _ in range(3)], torch.device("cpu"))
-    assert trainer()._things_loss(shown, everything_named(), rng).item() > 0
-    assert trainer()._things_loss(shown, StepWords(torch.eye(4, 32), torch.full((31,), NAMELESS)), rng).item() == 0
+    nobody_knows = StepWords(torch.eye(4, 32), torch.full((31,), NAMELESS))
+    named, nameless = (trainer()._things_losses(shown, words, rng) for words in (everything_named(), nobody_knows))
+    assert named["things"].item() > 0
+    assert nameless["things"].item() == 0
+    assert nameless["things distilled"].item() > 0  # CLIP still has something to say
+
+
+def test_distance_to_clip_is_that_of_its_own_embedding_of_the_true_mask() -> None:
+    learner = trainer()
+    batch = collate(SCENES, torch.device("cpu"))
+    dense = learner.stages(batch.pixels)["res5"]
+    logits = F.avg_pool2d(batch.masks[:, None].float(), 32)[:, 0]
+    logits = logits - 0.5 * logits.amax((-2, -1), keepdim=True)
+    known = [learner.network.backbone.embed_masks(dense[i : i + 1], logits[None, 4 * i : 4 * i + 4])[0] for i in (0, 1)]
+    region = torch.tensor([6, 1, 6])
+    same = learner._clip_distance(3 * torch.cat(known)[region], dense, batch, region)
+    torch.testing.assert_close(same, torch.zeros(3), atol=1e-6, rtol=0)
+    opposite = learner._clip_distance(-torch.cat(known)[region], dense, batch, region)
+    torch.testing.assert_close(opposite, torch.full((3,), 2.0))
 
 
 def test_a_scene_without_regions_has_finite_losses() -> None:
@@ -303,7 +320,7 @@ def test_a_scene_without_regions_has_finite_losses() -> None:
         SCENES[0], masks=np.zeros((0, SIDE, SIDE), bool), concepts=np.zeros(0, np.int64), is_thing=np.zeros(0, bool)
     )
     got = losses(bare, everything_named())
-    assert got["bce"].tolist() == got["dice"].tolist() == [0, 0, 0, 0]
+    assert got["bce"].tolist() == got["dice"].tolist() == got["distilled"].tolist() == [0, 0, 0, 0]
     assert got["class"].isfinite().all()
 
 
@@ -315,6 +332,7 @@ def test_overfits_two_scenes() -> None:
     assert np.mean([losses["total"] for losses in curve[-10:]]) < 0.5 * first["total"]
     assert np.mean([losses["dice"] for losses in curve[-10:]]) < 0.5 * first["dice"]
     assert np.mean([losses["things"] for losses in curve[-10:]]) < 0.5 * first["things"]
+    assert np.mean([losses["distilled"] for losses in curve[-10:]]) < first["distilled"]
     assert all(torch.equal(x, frozen[name]) for name, x in learner.network.backbone.named_parameters())
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ovdemo.nn.clip import ClipTower
-from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, SIZE_DIVISOR
+from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD
 from ovdemo.training.compose import Composer
 from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
-from ovdemo.training.scenes import Scene
+from ovdemo.training.scenes import Scene, cell_logits
 
 PEAK_RATE = 3e-3  # from fresh weights; of what was tried for 120 steps, 4e-3 was a little ahead of 1.5e-3
 _DECAY = 0.05
@@ -37,7 +37,7 @@ _OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
 # Those count: a tower that saw things at 128 pixels or less could not name them at 320.
 _SMALL_SHARE = 0.4  # of the schedule
 _OBJECT_SHARES = ((0.4, 0.6, 0.0, 0.0, 0.0), (0.1, 0.25, 0.25, 0.2, 0.2))
-_SHIFTED = 0.5  # of the concepts in a step
+_SHIFTED = 0.7  # of the concepts in a step
 _OTHERS = 511  # captions that each photograph's own is told from
 
 _Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
@@ -121,7 +121,7 @@ class ImageTrainee:
         return dense.float()
 
     def _classes(self, random: np.random.Generator) -> Tensor:
-        """One wording of every concept, (V, D), half of them moved a part of the way that lies between synonyms: what
+        """One wording of every concept, (V, D), most of them moved a part of the way that lies between synonyms: what
         is learned must bear words that nobody thought of.
         """
         count = len(self._wordings)
@@ -152,12 +152,9 @@ class ImageTrainee:
         return self._embed(dense, np.stack([scene.masks for scene in objects]))[:, 0]
 
     def _embed(self, dense: Tensor, masks: np.ndarray) -> Tensor:
-        """Embeddings (B, R, D) of masks (B, R, S, S); each pools the cells that it covers at least half as well as its
-        best, so that a small mask still pools something.
-        """
-        area = F.avg_pool2d(torch.from_numpy(masks).float().to(self._device), SIZE_DIVISOR)
-        logits = area - 0.5 * area.amax((-2, -1), keepdim=True)
-        return self._tower.embed_masks(dense, logits)
+        """Embeddings (B, R, D) of masks (B, R, S, S)."""
+        on_device = torch.from_numpy(masks).to(self._device)
+        return self._tower.embed_masks(dense, cell_logits(on_device.flatten(0, 1)).unflatten(0, on_device.shape[:2]))
 
     def _caption_loss(self, dense: Tensor, indices: list[int], random: np.random.Generator) -> Tensor:
         """Each photograph's own caption among random others."""

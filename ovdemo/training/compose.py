@@ -15,9 +15,8 @@ from ovdemo.training.canvas import Canvas, Sprite, cut, cut_ids, jitter_colours
 from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.mentions import without_mentions
 from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
-from ovdemo.training.scenes import Scene
+from ovdemo.training.scenes import STRIDE, Scene
 
-_STEP = 32  # stride of the image tower
 _MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
 _LABELLED = _MASKED | {"indoor85"}
 _PLAIN = frozenset({"bsds500", "flickr8k"})  # photographs to paste on
@@ -88,8 +87,8 @@ class Composer:
         Raises:
             ValueError: ``side`` is not a multiple of 32.
         """
-        if side % _STEP:
-            raise ValueError(f"side is {side}; it must be a multiple of {_STEP}")
+        if side % STRIDE:
+            raise ValueError(f"side is {side}; it must be a multiple of {STRIDE}")
         self._side = side
         self._concepts = store.concepts
         whole = [(photo.concept, photo) for photo in store.photos if photo.concept >= 0]
@@ -201,11 +200,11 @@ class Composer:
     def _kinds_of_drafts(self) -> Weighted[_Draft]:
         kinds: list[tuple[_Draft, float]] = []
         if self._masked.items:
-            kinds.append((self._masked_draft, 0.64))
+            kinds.append((self._masked_draft, 0.54))
         if self._regions:
-            kinds.append((self._regions_draft, 0.1))
+            kinds.append((self._regions_draft, 0.08))
         if self._objects_large:
-            kinds.append((self._object_draft, 0.26))
+            kinds.append((self._object_draft, 0.38))
         return Weighted([kind for kind, _ in kinds], [weight for _, weight in kinds])
 
     def _four_drafts(self, rng: np.random.Generator) -> Canvas:

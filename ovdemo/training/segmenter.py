@@ -1,6 +1,6 @@
 """Training of a small FC-CLIP's decoders on a frozen tower (Yu et al. 2023, section 4.1, "Training Strategy").
 
-The recipe is Mask2Former's with five changes for a short schedule on partly labelled, thin data:
+The recipe is Mask2Former's with six changes for a short schedule on partly labelled, thin data:
 
 - Regions without a name supervise masks only.
 - A query that nothing was matched to is told "no object" only where a picture's labels are complete. Elsewhere it is
@@ -10,6 +10,8 @@ The recipe is Mask2Former's with five changes for a short schedule on partly lab
 - Points of the mask features are named too, through a layer that training alone has. Queries learn late what pixels
   should have told apart early.
 - Photographs of one thing are named under their true masks: scenes alone would show too few kinds of things.
+- Class embeddings are also pulled to what the frozen CLIP makes of their region (Gu et al. 2022, ViLD, section 3.3).
+  So regions without a name teach the head to name, and it starts from all that CLIP knows.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assig
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
-from ovdemo.training.scenes import Scene
+from ovdemo.training.scenes import Scene, cell_logits
 from ovdemo.training.words import StepWords, Words
 
 Draw = Callable[[np.random.Generator], Scene]
@@ -55,6 +57,7 @@ POINTS_NAMED = 256  # of a picture
 THINGS = 12  # photographs of one thing in a step
 THING_SIDE = 128  # pixels
 _NAMING_WEIGHT = 4.0  # of named points, and of named photographs, beside the losses of seven decoder states
+_DISTIL_WEIGHT = 2.0  # of one minus the cosine to CLIP's embedding, in each state; of photographs twice that
 _SHARING_STATES, _SHARERS = 3, 3  # the first states, and how many queries a region has there
 PEAK_RATE = 1.5e-3  # fifteen times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
@@ -149,25 +152,28 @@ class SegmenterTrainer:
 
         Returns:
             ``total``, the sum over all decoder states, points and things, and unweighted the ``class``, ``bce`` and
-            ``dice`` of the last state, the ``points`` and the ``things``.
+            ``dice`` of the last state, the ``points`` and the ``things``, and of both how far they are ``distilled``.
         """
         (scenes, things), random = self._batches.next(share)
         batch, shown = collate(scenes, self._device), collate(things, self._device)
         losses = self.losses(batch, self._words.draw(batch.concepts, random))
-        losses["things"] = self._things_loss(shown, self._words.draw(shown.concepts, random), random)
+        losses |= self._things_losses(shown, self._words.draw(shown.concepts, random), random)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
-        total = weighted.sum() + _NAMING_WEIGHT * (losses["points"] + losses["things"]).sum()
+        total = (weighted + _DISTIL_WEIGHT * losses["distilled"]).sum()
+        total = total + _NAMING_WEIGHT * (losses["points"] + losses["things"]).sum()
+        total = total + 2 * _DISTIL_WEIGHT * losses["things distilled"].sum()
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
 
     def losses(self, batch: Batch, words: StepWords) -> dict[str, Tensor]:
-        """``class``, ``bce`` and ``dice`` of every decoder state, (S,) each, and ``points`` (1,).
+        """``class``, ``bce``, ``dice`` and ``distilled`` of every decoder state, (S,) each, and ``points`` (1,).
 
         All states are predicted, matched and compared at once, as if their queries were those of one long state.
         """
         head = self.network.sem_seg_head
-        pixels: PixelFeatures = head.pixel_decoder(self.stages(batch.pixels))
+        stages = self.stages(batch.pixels)
+        pixels: PixelFeatures = head.pixel_decoder(stages)
         queries = torch.cat(head.predictor.decode(pixels), 1)  # (B, S * Q, C)
         with torch.no_grad():
             masks = head.predictor.predict_masks(queries, pixels.mask_features)
@@ -188,7 +194,25 @@ class SegmenterTrainer:
         logits, wanted, weights = (x.unflatten(1, by_state) for x in (logits, wanted, weights))
         named = class_loss(logits, wanted, weights, denied_words(batch.complete, words).to(self._device))
         points = self._points_loss(pixels.mask_features, batch, words, targets)
-        return {"class": named, "points": points} | self._mask_losses(queries, pixels.mask_features, batch, matches)
+        away = self._clip_distance(embeddings[matches.picture, matches.query], stages["res5"], batch, matches.region)
+        distilled = away @ self._mean_by_state(queries, matches)
+        masks_losses = self._mask_losses(queries, pixels.mask_features, batch, matches)
+        return {"class": named, "points": points, "distilled": distilled} | masks_losses
+
+    def _clip_distance(self, embeddings: Tensor, dense: Tensor, batch: Batch, region: Tensor) -> Tensor:
+        """One minus the cosine of class embeddings (N, D) to the frozen CLIP's of their regions, (N,) in 0..2.
+
+        CLIP pools res5 ``dense`` (B, C, h, w) under the true mask of each region.
+        """
+        cells = cell_logits(batch.masks).split(batch.counts)
+        with torch.no_grad():
+            known = [self.network.backbone.embed_masks(dense[i : i + 1], one[None])[0] for i, one in enumerate(cells)]
+        return 1 - F.cosine_similarity(embeddings, torch.cat(known)[region], dim=-1)
+
+    def _mean_by_state(self, queries: Tensor, matches: Matches) -> Tensor:
+        """What each match counts in its decoder state's mean: (N, S)."""
+        state = F.one_hot(matches.query // (queries.shape[1] // self._states), self._states).float()
+        return state / state.sum(0).clamp(min=1)
 
     def _points_loss(self, features: Tensor, batch: Batch, words: StepWords, targets: Tensor) -> Tensor:
         """Cross-entropy (1,) of mask features (B, C, h, w) at random points that lie in a named region.
@@ -204,22 +228,25 @@ class SegmenterTrainer:
         weights = torch.bincount(region[named], minlength=1)[region[named]] ** -0.5
         return ((each * weights).sum() / weights.sum().clamp(min=1e-6))[None]
 
-    def _things_loss(self, batch: Batch, words: StepWords, random: np.random.Generator) -> Tensor:
-        """Cross-entropy (1,) of photographs of one region each, from the pixels under its mask and a query before the
-        first layer.
+    def _things_losses(self, batch: Batch, words: StepWords, random: np.random.Generator) -> dict[str, Tensor]:
+        """``things``, the cross-entropy (1,) of photographs of one region each, from the pixels under its mask and a
+        query before the first layer, and ``things distilled`` (1,).
 
         Far more things are so named than scenes can hold: the pixel decoder runs on small photographs, and no query.
         """
         predictor = self.network.sem_seg_head.predictor
-        features = self.network.sem_seg_head.pixel_decoder(self.stages(batch.pixels)).mask_features
+        stages = self.stages(batch.pixels)
+        features = self.network.sem_seg_head.pixel_decoder(stages).mask_features
         queries = predictor.decoder_norm(predictor.query_feat.weight)
         state = queries[torch.from_numpy(random.integers(len(queries), size=len(batch.masks)))][:, None]
         inside = F.interpolate(batch.masks[:, None].float(), features.shape[-2:], mode="area") - 0.5
         rows = predictor.embed_classes(state, features, inside)[:, 0]
+        away = self._clip_distance(rows, stages["res5"], batch, torch.arange(len(rows), device=self._device))
         targets = words.target[batch.concepts].to(self._device)
         weights = torch.where(targets == len(words.rows), VOID_WEIGHT, 1.0)
         logits, targets, weights = (x[:, None, None] for x in (self._class_logits(rows, words), targets, weights))
-        return class_loss(logits, targets, weights, denied_words(batch.complete, words).to(self._device))
+        named = class_loss(logits, targets, weights, denied_words(batch.complete, words).to(self._device))
+        return {"things": named, "things distilled": away.mean()[None]}
 
     def _class_logits(self, embeddings: Tensor, words: StepWords) -> Tensor:
         """Of class embeddings (..., D) to the words and void, (..., K + 1)."""
@@ -264,9 +291,7 @@ class SegmenterTrainer:
         )
         points = uncertain_points(masks, POINTS, self._generator)
         logits, labels = sample_logits(masks, points), sample_labels(batch.masks, matches.region, points)
-        queries_a_state = queries.shape[1] // self._states
-        state = F.one_hot(matches.query // queries_a_state, self._states).float()  # (N, S)
-        share = state / state.sum(0).clamp(min=1)
+        share = self._mean_by_state(queries, matches)
         return {"bce": bce_loss(logits, labels) @ share, "dice": dice_loss(logits, labels) @ share}
 
     @torch.no_grad()
