@@ -24,4 +24,8 @@ train segmenter --out "$out/fourth" --start "$third" --minutes 31
 fourth=$out/fourth/fcclip-embedded.safetensors
 train clip --out "$out/fifth" --start "$fourth" --text-minutes 0 --minutes 52
 train segmenter --out "$out/fifth" --start "$fourth" --minutes 27
-cp "$out"/fifth/fcclip-embedded.safetensors "$out"/fifth/fcclip-embedded-text.safetensors checkpoints/
+# And a sixth time, mostly the decoders.
+fifth=$out/fifth/fcclip-embedded.safetensors
+train clip --out "$out/sixth" --start "$fifth" --text-minutes 0 --minutes 32
+train segmenter --out "$out/sixth" --start "$fifth" --minutes 66
+cp "$out"/sixth/fcclip-embedded.safetensors "$out"/sixth/fcclip-embedded-text.safetensors checkpoints/
