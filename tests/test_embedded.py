@@ -42,10 +42,9 @@ def test_things_whose_names_training_never_met_are_named_better_than_by_chance(w
     assert accuracy > 2.5 * chance
 
 
-def test_the_ensemble_names_more_than_the_trained_classifier_alone(workbench: ovdemo.Workbench) -> None:
-    """Not more than CLIP alone: the card says why."""
+def test_the_ensemble_names_more_than_either_classifier_alone(workbench: ovdemo.Workbench) -> None:
     accuracy = {fusion: both for fusion, (_, _, both) in figures.ensemble_accuracy(workbench, DATA, each=2).items()}
-    assert accuracy["geometric"] > accuracy["in-vocabulary"]
+    assert accuracy["geometric"] > max(accuracy["in-vocabulary"], accuracy["out-of-vocabulary"])
 
 
 def test_names_that_training_never_met_are_not_seen(workbench: ovdemo.Workbench) -> None:
