@@ -151,8 +151,8 @@ class SegmenterTrainer:
         """One optimiser step at progress ``share`` (0..1) of the schedule.
 
         Returns:
-            ``total``, the sum over all decoder states, points and things, and unweighted the ``class``, ``bce`` and
-            ``dice`` of the last state, the ``points`` and the ``things``, and of both how far they are ``distilled``.
+            ``total``, the sum over all decoder states, points and things, and unweighted the ``class``, ``bce``,
+            ``dice`` and ``distilled`` of the last state, the ``points``, the ``things`` and the ``things distilled``.
         """
         (scenes, things), random = self._batches.next(share)
         batch, shown = collate(scenes, self._device), collate(things, self._device)
@@ -196,8 +196,8 @@ class SegmenterTrainer:
         points = self._points_loss(pixels.mask_features, batch, words, targets)
         away = self._clip_distance(embeddings[matches.picture, matches.query], stages["res5"], batch, matches.region)
         distilled = away @ self._mean_by_state(queries, matches)
-        masks_losses = self._mask_losses(queries, pixels.mask_features, batch, matches)
-        return {"class": named, "points": points, "distilled": distilled} | masks_losses
+        mask_losses = self._mask_losses(queries, pixels.mask_features, batch, matches)
+        return {"class": named, "points": points, "distilled": distilled} | mask_losses
 
     def _clip_distance(self, embeddings: Tensor, dense: Tensor, batch: Batch, region: Tensor) -> Tensor:
         """One minus the cosine of class embeddings (N, D) to the frozen CLIP's of their regions, (N,) in 0..2.
