@@ -19,7 +19,8 @@ from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
-from ovdemo.training.scenes import Scene, cell_logits
+from ovdemo.training.regions import embed_regions
+from ovdemo.training.scenes import Scene
 
 PEAK_RATE = 3e-3  # from fresh weights; of what was tried for 120 steps, 4e-3 was a little ahead of 1.5e-3
 _DECAY = 0.05
@@ -101,8 +102,8 @@ class ImageTrainee:
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
         small = self._dense([scene.pixels for scene in objects])
         classes = self._classes(random)
-        regions, _ = self._naming_loss(self._embed_scenes(dense, scenes), scenes, classes)
-        naming, right = self._naming_loss(self._embed_objects(small, objects), objects, classes)
+        regions, _ = self._naming_loss(self._embed(dense, scenes), scenes, classes)
+        naming, right = self._naming_loss(self._embed(small, objects), objects, classes)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
         total = naming + _REGION_WEIGHT * regions + _CAPTION_WEIGHT * telling
@@ -143,18 +144,10 @@ class ImageTrainee:
         loss = F.cross_entropy(logits, target) + _PULL * away
         return loss, (logits.argmax(-1) == target).float().mean().item()
 
-    def _embed_scenes(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
+    def _embed(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
         """Embeddings (R, D) of all regions of scenes, whose features are the first of (B, C, h, w)."""
-        return torch.cat([self._embed(dense[i : i + 1], scene.masks[None])[0] for i, scene in enumerate(scenes)])
-
-    def _embed_objects(self, dense: Tensor, objects: list[Scene]) -> Tensor:
-        """Likewise (B, D) of scenes with one region each, all at once."""
-        return self._embed(dense, np.stack([scene.masks for scene in objects]))[:, 0]
-
-    def _embed(self, dense: Tensor, masks: np.ndarray) -> Tensor:
-        """Embeddings (B, R, D) of masks (B, R, S, S)."""
-        on_device = torch.from_numpy(masks).to(self._device)
-        return self._tower.embed_masks(dense, cell_logits(on_device.flatten(0, 1)).unflatten(0, on_device.shape[:2]))
+        masks = torch.from_numpy(np.concatenate([scene.masks for scene in scenes])).to(self._device)
+        return embed_regions(self._tower, dense, masks, [len(scene.masks) for scene in scenes])
 
     def _caption_loss(self, dense: Tensor, indices: list[int], random: np.random.Generator) -> Tensor:
         """Each photograph's own caption among random others."""

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 
 from ovdemo.errors import UserError
+from ovdemo.systems.fcclip import SIZE_DIVISOR
 from ovdemo.training.canvas import Canvas, Sprite, cut, cut_ids, jitter_colours
 from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.mentions import without_mentions
 from ovdemo.training.photos import Box, Layer, Photo, PhotoStore, Segment
-from ovdemo.training.scenes import STRIDE, Scene
+from ovdemo.training.scenes import Scene
 
 _MASKED = frozenset({"camvid", "ccp", "coco_inst", "coco_stuff"})
 _LABELLED = _MASKED | {"indoor85"}
@@ -87,8 +88,8 @@ class Composer:
         Raises:
             ValueError: ``side`` is not a multiple of 32.
         """
-        if side % STRIDE:
-            raise ValueError(f"side is {side}; it must be a multiple of {STRIDE}")
+        if side % SIZE_DIVISOR:
+            raise ValueError(f"side is {side}; it must be a multiple of {SIZE_DIVISOR}")
         self._side = side
         self._concepts = store.concepts
         whole = [(photo.concept, photo) for photo in store.photos if photo.concept >= 0]

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
-
-STRIDE = 32  # of the image tower
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +26,3 @@ class Scene:
     is_thing: np.ndarray
     labelled: np.ndarray
     complete: frozenset[int] = frozenset()
-
-
-def cell_logits(masks: Tensor) -> Tensor:
-    """Which cells of the image tower's last stage a mask pools: (R, S, S) bool -> (R, S / 32, S / 32), positive where.
-
-    Those that it covers more than half as well as its best, so that a small mask still pools something.
-    """
-    area = F.avg_pool2d(masks[:, None].float(), STRIDE)[:, 0]
-    return area - 0.5 * area.amax((-2, -1), keepdim=True)

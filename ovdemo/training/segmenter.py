@@ -47,7 +47,8 @@ from ovdemo.training.matcher import BCE_WEIGHT, CLASS_WEIGHT, DICE_WEIGHT, assig
 from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
-from ovdemo.training.scenes import Scene, cell_logits
+from ovdemo.training.regions import embed_regions
+from ovdemo.training.scenes import Scene
 from ovdemo.training.words import StepWords, Words
 
 Draw = Callable[[np.random.Generator], Scene]
@@ -56,8 +57,8 @@ POINTS = 1024  # a quarter of the 64 x 64 cells of a mask; Mask2Former takes 12,
 POINTS_NAMED = 256  # of a picture
 THINGS = 12  # photographs of one thing in a step
 THING_SIDE = 128  # pixels
-_NAMING_WEIGHT = 4.0  # of named points, and of named photographs, beside the losses of seven decoder states
-_DISTIL_WEIGHT = 2.0  # of one minus the cosine to CLIP's embedding, in each state; of photographs twice that
+_NAMING_WEIGHT = 4.0  # of points and of photographs of one thing, beside the losses of seven decoder states
+_DISTIL_WEIGHT = 2.0  # of one minus the cosine to CLIP's embedding, in each state
 _SHARING_STATES, _SHARERS = 3, 3  # the first states, and how many queries a region has there
 PEAK_RATE = 1.5e-3  # fifteen times FC-CLIP's: the decoders are small and start from nothing
 WEIGHT_DECAY = 0.05
@@ -160,8 +161,7 @@ class SegmenterTrainer:
         losses |= self._things_losses(shown, self._words.draw(shown.concepts, random), random)
         weighted = CLASS_WEIGHT * losses["class"] + BCE_WEIGHT * losses["bce"] + DICE_WEIGHT * losses["dice"]
         total = (weighted + _DISTIL_WEIGHT * losses["distilled"]).sum()
-        total = total + _NAMING_WEIGHT * (losses["points"] + losses["things"]).sum()
-        total = total + 2 * _DISTIL_WEIGHT * losses["things distilled"].sum()
+        total = total + _NAMING_WEIGHT * (losses["points"] + losses["things"] + losses["things distilled"]).sum()
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._follow()
         return {"total": total.item()} | {name: states[-1].item() for name, states in losses.items()}
@@ -195,24 +195,19 @@ class SegmenterTrainer:
         named = class_loss(logits, wanted, weights, denied_words(batch.complete, words).to(self._device))
         points = self._points_loss(pixels.mask_features, batch, words, targets)
         away = self._clip_distance(embeddings[matches.picture, matches.query], stages["res5"], batch, matches.region)
-        distilled = away @ self._mean_by_state(queries, matches)
-        mask_losses = self._mask_losses(queries, pixels.mask_features, batch, matches)
-        return {"class": named, "points": points, "distilled": distilled} | mask_losses
+        of_matches = {"distilled": away} | self._mask_losses(queries, pixels.mask_features, batch, matches)
+        state = F.one_hot(matches.query // (queries.shape[1] // self._states), self._states).float()  # (N, S)
+        share = state / state.sum(0).clamp(min=1)
+        return {"class": named, "points": points} | {name: each @ share for name, each in of_matches.items()}
 
     def _clip_distance(self, embeddings: Tensor, dense: Tensor, batch: Batch, region: Tensor) -> Tensor:
         """One minus the cosine of class embeddings (N, D) to the frozen CLIP's of their regions, (N,) in 0..2.
 
         CLIP pools res5 ``dense`` (B, C, h, w) under the true mask of each region.
         """
-        cells = cell_logits(batch.masks).split(batch.counts)
         with torch.no_grad():
-            known = [self.network.backbone.embed_masks(dense[i : i + 1], one[None])[0] for i, one in enumerate(cells)]
-        return 1 - F.cosine_similarity(embeddings, torch.cat(known)[region], dim=-1)
-
-    def _mean_by_state(self, queries: Tensor, matches: Matches) -> Tensor:
-        """What each match counts in its decoder state's mean: (N, S)."""
-        state = F.one_hot(matches.query // (queries.shape[1] // self._states), self._states).float()
-        return state / state.sum(0).clamp(min=1)
+            known = embed_regions(self.network.backbone, dense, batch.masks, batch.counts)
+        return 1 - F.cosine_similarity(embeddings, known[region], dim=-1)
 
     def _points_loss(self, features: Tensor, batch: Batch, words: StepWords, targets: Tensor) -> Tensor:
         """Cross-entropy (1,) of mask features (B, C, h, w) at random points that lie in a named region.
@@ -278,7 +273,7 @@ class SegmenterTrainer:
         return Matches(*torch.cat(found, 1).to(self._device))
 
     def _mask_losses(self, queries: Tensor, features: Tensor, batch: Batch, matches: Matches) -> dict[str, Tensor]:
-        """``bce`` and ``dice`` of matched masks, a mean over the matches of each state: (S,) each.
+        """``bce`` and ``dice`` of matched masks, (N,) each.
 
         Only matched masks are predicted again, with gradients: one in ten.
         """
@@ -291,8 +286,7 @@ class SegmenterTrainer:
         )
         points = uncertain_points(masks, POINTS, self._generator)
         logits, labels = sample_logits(masks, points), sample_labels(batch.masks, matches.region, points)
-        share = self._mean_by_state(queries, matches)
-        return {"bce": bce_loss(logits, labels) @ share, "dice": dice_loss(logits, labels) @ share}
+        return {"bce": bce_loss(logits, labels), "dice": dice_loss(logits, labels)}
 
     @torch.no_grad()
     def stages(self, pixels: Tensor) -> dict[str, Tensor]:
