@@ -231,7 +231,8 @@ class Workbench:
         low, high = SHORT_SIDES
         if not low <= short_side <= high:
             raise UserError(f"The short side must lie between {low} and {high} pixels; {short_side} does not.")
-        return ResizeRule(short_side, round(short_side * rule.long_side / rule.short_side))
+        long_side = round(short_side * rule.long_side / rule.short_side)
+        return ResizeRule(short_side, long_side, multiple=rule.multiple)
 
     def _prompt_rows(self, name: str) -> Tensor:
         return self._prompts.get(name, lambda: prompt_rows(name, VILD_14, self._encoder))

@@ -358,6 +358,10 @@ def check_picture_or_sentence(data: bytes) -> None:
         (ResizeRule(320, 640, enlarge=1, least=96), (40, 800), (32, 640)),
         (ResizeRule(320, 640, enlarge=1, least=96), (160, 200), (160, 200)),
         (ResizeRule(320, 640, enlarge=1, least=96), (480, 640), (320, 427)),
+        (ResizeRule(256, 512, multiple=32), (480, 640), (256, 352)),
+        (ResizeRule(256, 512, multiple=32), (100, 2000), (32, 512)),
+        (ResizeRule(256, 512, enlarge=1, least=96, multiple=32), (160, 208), (160, 224)),
+        (ResizeRule(256, 512, enlarge=1, least=96, multiple=32), (64, 64), (96, 96)),
     ],
 )
 def test_resize_rule(rule: ResizeRule, size: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -11,15 +11,16 @@ import torch
 from torch.nn import functional
 
 from ovdemo.nn.clip import ClipTower, clip_tower
-from ovdemo.training import teacher, text, wording
+from ovdemo.training import alignment, teacher, text, wording
 from ovdemo.training.alignment import PEAK_RATE, ImageTrainee
+from ovdemo.training.blending import blend
 from ovdemo.training.concepts import Concept, Concepts
 from ovdemo.training.meanings import gather, plural, shown_meaning
 from ovdemo.training.phrases import Phrases, read_phrases
 from ovdemo.training.scenes import Scene
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.training.text import TextTrainee, install_text
-from ovdemo.training.wording import WORDINGS, may_mean_the_same, paraphrase_shifts, word_concepts
+from ovdemo.training.wording import WORDINGS, may_mean_the_same, other_nouns, paraphrase_shifts, word_concepts
 from ovdemo.vocabulary import Vocabulary, VocabularyClass
 from ovdemo.vocabulary.wordnet import load_wordnet
 from tiny import tiny_config
@@ -49,8 +50,11 @@ def fake_teach(texts, cache, progress=None) -> torch.Tensor:
 
 
 def make_tower(seed: int = 0) -> ClipTower:
+    """With a linear head, as the embedded model has."""
     torch.manual_seed(seed)
-    return clip_tower(tiny_config().clip)
+    clip = tiny_config().clip
+    architecture = clip.architecture | {"vision_cfg": clip.architecture["vision_cfg"] | {"timm_proj": "linear"}}
+    return clip_tower(replace(clip, architecture=architecture))
 
 
 def make_text_trainee(tower: ClipTower, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TextTrainee:
@@ -197,6 +201,27 @@ def test_related_words_are_synonyms_then_nouns_above_or_below(monkeypatch) -> No
     assert found == [["automobile", "motorcar", "Coupe", "convertible"], ["cock"], ["anthracite"]]
 
 
+def test_other_nouns_are_wrong_but_for_what_they_mean(monkeypatch) -> None:
+    concepts = Concepts([Concept((name,), isthing=True) for name in ("car", "dog", "cup")], {}, ["cup"])
+    near = {
+        "convertible": (0.1, 0, 0), "vehicle": (0.1, 0, 0), "poodle": (0, 0.1, 0), "kennel": (0, 0.6, 0),
+        "sky": (0, 0, 0), "mug": (0, 0, 0.6),
+    }  # fmt: skip
+
+    def encode(prompts):
+        rows = torch.tensor([near[prompt] for prompt in prompts], dtype=torch.float32)
+        return torch.cat([rows, (1 - rows.square().sum(-1, keepdim=True)).sqrt()], -1)
+
+    kinds = Vocabulary(tuple(VocabularyClass((name,), "thing") for name in near))
+    monkeypatch.setattr(wording, "load_preset", lambda name: kinds)
+    tower = make_tower()
+    monkeypatch.setattr(tower, "encode_prompts", encode)
+    rows, fitting = other_nouns(tower, concepts, load_wordnet(), torch.eye(3, 4))
+    assert rows.shape == (5, 4)  # a mug is too near to what is held out
+    # A car may be called a convertible (below it) and a vehicle (above), a dog a poodle, and what is near its name.
+    assert fitting[:2].tolist() == [[True, True, False, False, False], [False, False, True, True, False]]
+
+
 def make_concepts(held_out=()) -> Concepts:
     entries = [Concept((name,), isthing=True) for name in COLOURS]
     places = {("stones", "ruby"): 0, ("stones", "emerald"): 1, ("others", "sapphire"): 2, ("others", "coal"): 3}
@@ -226,6 +251,7 @@ class Patches:
         return np.full((64, 64, 3), COLOURS[name], np.uint8), f"all {name}"
 
 
+NOUNS = torch.eye(32)[10:16], torch.zeros(4, 6, dtype=torch.bool)
 SHIFTS = 0.7 * torch.eye(32)[20:]  # away from all names
 
 
@@ -238,6 +264,7 @@ def make_image_trainee(held_out: tuple[str, ...] = (), seed: int = 0, peak_rate:
         wordings=rows[:, None].expand(-1, 2, -1),
         shifts=SHIFTS,
         alike=torch.zeros(4, 4, dtype=torch.bool),
+        nouns=NOUNS,
         held_out=concepts.held_out,
         captions={f"all {name}": row for name, row in zip(COLOURS, rows, strict=True)},
         seed=0,
@@ -257,6 +284,74 @@ def test_the_image_tower_learns_to_name_regions() -> None:
     kept = make_image_trainee(seed=1)
     kept._tower.clip_model.load_state_dict(tensors, strict=False)
     assert kept.step(0.0)["things named right"] > 0.8
+
+
+def test_what_photographs_have_in_common_is_taken_from_their_embeddings() -> None:
+    trainee = make_image_trainee()
+    for share in (0.05, 1.0, 1.0, 1.0, 1.0):  # the rate falls, so that the average and the last weights are close
+        trainee.step(share)
+    (_, objects, _), _ = trainee._batches.next(1.0)
+    shown = [one.scene for one in objects]
+    dense = trainee._dense([scene.pixels for scene in shown])
+    visual = trainee._tower.clip_model.visual
+
+    @torch.no_grad()
+    def common() -> float:
+        return float(trainee._embed(dense, shown).mean(0).norm())
+
+    before = common()
+    tensors = trainee.result()
+    visual.load_state_dict({name.removeprefix("visual."): x for name, x in tensors.items() if "visual." in name})
+    dense = trainee._dense([scene.pixels for scene in shown])
+    assert common() < 0.35 * before
+
+
+def test_a_blended_photograph_has_both_names_in_proportion() -> None:
+    whole, part = np.ones((1, 32, 32), bool), np.zeros((1, 32, 32), bool)
+    part[0, :8] = True
+    white, black = (np.full((32, 32, 3), value, np.uint8) for value in (255, 0))
+    scenes = [
+        Scene(pixels, mask, np.array([concept]), np.ones(1, bool), whole[0])
+        for pixels, mask, concept in ((white, part, 3), (black, whole, 5))
+    ]
+    random = np.random.default_rng(0)
+    single = blend(scenes, 0.0, random)
+    assert [(one.scene, one.other, one.share) for one in single] == [(scenes[0], 3, 1.0), (scenes[1], 5, 1.0)]
+    rectangles = 0
+    for _ in range(40):
+        light, dark = blend(scenes, 1.0, random)
+        assert (light.other, dark.other) == (5, 3)
+        assert light.scene.masks.all()
+        assert light.share == pytest.approx(light.scene.pixels.mean() / 255, abs=0.01)
+        assert dark.share == pytest.approx(1 - dark.scene.pixels.mean() / 255, abs=0.01)
+        rectangles += set(np.unique(light.scene.pixels)) <= {0, 255}
+    assert 10 < rectangles < 30
+    assert white.min() == 255
+    assert not scenes[0].masks.all()
+
+
+def test_other_nouns_join_the_concepts_as_answers() -> None:
+    trainee = make_image_trainee()
+    answers = trainee._answers(np.random.default_rng(0))
+    assert answers.rows.shape == (10, 32)
+    assert {int(place) for place in answers.rows[4:].argmax(1)} == set(range(10, 16))
+    assert not answers.ignored.any()
+
+
+def test_a_blended_photograph_is_no_wrong_answer_to_either_name() -> None:
+    trainee = make_image_trainee()
+    trainee._ignored[2, 3] = trainee._ignored[3, 2] = True  # one might say either
+    rows = torch.eye(4, 32)
+    answers = alignment._Answers(rows, trainee._ignored)
+    near_coal = functional.normalize(rows[:1] + 2 * rows[3:], dim=-1)
+    # Shown are 0 and 2: coal, 3, which is nearest, is not wrong for 2, so it is not for the picture.
+    loss, right = trainee._naming_losses(near_coal, torch.tensor([0]), torch.tensor([2]), answers)
+    single, wrong = trainee._naming_losses(near_coal, torch.tensor([0]), torch.tensor([0]), answers)
+    assert (right.tolist(), wrong.tolist()) == ([True], [False])
+    assert loss < single
+    # A name is never left out of its own answers, even if the picture's other name might be said for it.
+    loss, _ = trainee._naming_losses(near_coal, torch.tensor([3]), torch.tensor([2]), answers)
+    assert torch.isfinite(loss).all()
 
 
 def test_a_gentle_rate_changes_less() -> None:

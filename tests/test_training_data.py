@@ -21,7 +21,7 @@ from ovdemo.errors import UserError
 from ovdemo.evaluation.members import ZipMembers, read_label_map
 from ovdemo.images import load_picture
 from ovdemo.training import compose, photos
-from ovdemo.training.canvas import Canvas, Sprite
+from ovdemo.training.canvas import Canvas, Sprite, turn
 from ovdemo.training.compose import Composer
 from ovdemo.training.concepts import NAMELESS, Concepts
 from ovdemo.training.mentions import without_mentions
@@ -248,6 +248,14 @@ def test_photographs_of_one_thing_are_shown_whole_or_cut_out(data: Path) -> None
     assert False in whole
     with pytest.raises(UserError, match="no names of their own"):
         Composer(open_store(data, *NAMES), SIDE).object_scene(32, np.random.default_rng(0))
+
+
+def test_a_picture_is_turned_about_its_centre() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (7, 7, 3)).astype(np.uint8)
+    assert turn(picture, 0.0) is picture
+    np.testing.assert_array_equal(turn(picture, 90.0), np.rot90(picture))
+    tilted = turn(np.full((9, 9), 200, np.uint8), 10.0)
+    assert tilted.min() == 200  # no corner is left blank
 
 
 def test_a_cut_out_thing_is_also_shown_elsewhere(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

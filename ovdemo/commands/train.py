@@ -31,7 +31,7 @@ from ovdemo.training.phrases import read_phrases
 from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.shipping import write_text, write_weights
 from ovdemo.training.text import TextTrainee, install_text, text_tensors
-from ovdemo.training.wording import may_mean_the_same, paraphrase_shifts, word_captions, word_concepts
+from ovdemo.training.wording import may_mean_the_same, other_nouns, paraphrase_shifts, word_captions, word_concepts
 from ovdemo.training.words import Words
 from ovdemo.vocabulary.names import normalise_name
 from ovdemo.vocabulary.wordnet import load_wordnet, nouns_file
@@ -139,6 +139,7 @@ def _image_trainee(
         wordings=wordings,
         shifts=paraphrase_shifts(tower, wordnet, options.seed),
         alike=may_mean_the_same(concepts, wordings[:, 0]),
+        nouns=other_nouns(tower, concepts, wordnet, wordings[:, 0]),
         held_out=concepts.held_out,
         captions=word_captions(tower, store),
         seed=options.seed,

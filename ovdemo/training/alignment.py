@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ovdemo.nn.clip import ClipTower
 from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD
+from ovdemo.training.blending import Blended, blend
 from ovdemo.training.compose import Composer
 from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.optimiser import MatrixOptimiser
@@ -38,18 +40,38 @@ _OBJECTS = {64: 144, 96: 64, 128: 36, 192: 16, 256: 9}
 # Those count: a tower that saw things at 128 pixels or less could not name them at 320.
 _SMALL_SHARE = 0.4  # of the schedule
 _OBJECT_SHARES = ((0.4, 0.6, 0.0, 0.0, 0.0), (0.1, 0.25, 0.25, 0.2, 0.2))
+# Photographs of one thing that are blended with another, and from when on none is: at the end what is learned is what
+# inference meets.
+_BLENDED, _BLENDED_UNTIL = 0.5, 0.8
 _SHIFTED = 0.7  # of the concepts in a step
+_NOUNS = 1024  # other wrong answers in a step
 _OTHERS = 511  # captions that each photograph's own is told from
 
-_Drawn = tuple[list[Scene], list[Scene], list[tuple[np.ndarray, str]]]
+_HEAD_BIAS, _HEAD_WEIGHT = "trunk.head.norm.bias", "head.proj.weight"
+
+_Drawn = tuple[list[Scene], list[Blended], list[tuple[np.ndarray, str]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What regions are told apart among in a step.
+
+    Attributes:
+        rows: (V + N, D) unit vectors: a wording of each concept, then other nouns.
+        ignored: (V, V + N) bool, what is no wrong answer for a concept.
+    """
+
+    rows: Tensor
+    ignored: Tensor
 
 
 class ImageTrainee:
     """Aligns a CLIP's image tower to its frozen text tower (:class:`~ovdemo.training.loop.Trainee`).
 
     Features are pooled under each mask as inference pools them (FC-CLIP, section 3.3), but for masks smaller than a
-    cell, which pool the cells that they cover best. They are classified among all concepts by cosine, with a learned
-    temperature, and pulled to their own; whole captioned photographs are told from other captions.
+    cell, which pool the cells that they cover best. They are classified among all concepts and some other nouns by
+    cosine, with a learned temperature, and pulled to their own; whole captioned photographs are told from other
+    captions.
     """
 
     def __init__(
@@ -60,6 +82,7 @@ class ImageTrainee:
         wordings: Tensor,
         shifts: Tensor,
         alike: Tensor,
+        nouns: tuple[Tensor, Tensor],
         held_out: frozenset[int],
         captions: Mapping[str, Tensor],
         seed: int,
@@ -74,6 +97,8 @@ class ImageTrainee:
             shifts: (P, D) from one word for a thing to another, see
                 :func:`~ovdemo.training.wording.paraphrase_shifts`.
             alike: (V, V) bool, pairs that are never each other's wrong answer.
+            nouns: (N, D) unit vectors of other words, wrong answers but for the concepts that they fit, (V, N) bool;
+                see :func:`~ovdemo.training.wording.other_nouns`.
             held_out: concepts that are nobody's wrong answer either.
             captions: (D,) unit vector of every caption that may be drawn.
             seed: of the batches and the wordings.
@@ -85,11 +110,13 @@ class ImageTrainee:
         self._captions = torch.stack(list(captions.values()))
         self._ignored = alike.clone()
         self._ignored[:, list(held_out)] = True
+        self._nouns, self._fitting = nouns
         visual = tower.clip_model.visual
         for name, parameter in tower.clip_model.named_parameters():
             parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, avg_fn=_follow)
+        self._centre, self._steps = torch.zeros(tower.width), 0
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
@@ -100,16 +127,20 @@ class ImageTrainee:
         """One batch of scenes and captioned photographs."""
         (scenes, objects, captioned), random = self._batches.next(share)
         dense = self._dense([scene.pixels for scene in scenes] + [pixels for pixels, _ in captioned])
-        small = self._dense([scene.pixels for scene in objects])
-        classes = self._classes(random)
-        regions, _ = self._naming_loss(self._embed(dense, scenes), scenes, classes)
-        naming, right = self._naming_loss(self._embed(small, objects), objects, classes)
+        shown = [one.scene for one in objects]
+        small = self._dense([scene.pixels for scene in shown])
+        answers = self._answers(random)
+        regions = self._naming_loss(self._embed(dense, scenes), _concepts(scenes), answers)
+        embeddings = self._embed(small, shown)
+        naming, right = self._blended_loss(embeddings, objects, answers)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
         total = naming + _REGION_WEIGHT * regions + _CAPTION_WEIGHT * telling
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         self._average.update_parameters(self._tower.clip_model.visual)
+        self._centre = _follow(self._centre, embeddings.detach().mean(0).cpu(), self._steps)
+        self._steps += 1
         losses = {"things": naming, "regions": regions, "captions": telling}
         return {name: loss.item() for name, loss in losses.items()} | {"things named right": right}
 
@@ -120,6 +151,12 @@ class ImageTrainee:
         with mixed_precision(self._device):
             dense = self._tower.stages(image)["res5"]
         return dense.float()
+
+    def _answers(self, random: np.random.Generator) -> _Answers:
+        """The concepts and random other nouns, so that photographs keep away from words that no data set has."""
+        chosen = torch.from_numpy(random.choice(len(self._nouns), min(_NOUNS, len(self._nouns)), replace=False))
+        rows = torch.cat([self._classes(random), self._nouns[chosen].to(self._device)])
+        return _Answers(rows, torch.cat([self._ignored, self._fitting[:, chosen]], 1))
 
     def _classes(self, random: np.random.Generator) -> Tensor:
         """One wording of every concept, (V, D), most of them moved a part of the way that lies between synonyms: what
@@ -132,17 +169,35 @@ class ImageTrainee:
         rows = self._wordings[torch.arange(count), wording] + share[:, None] * shift
         return F.normalize(rows, dim=-1).to(self._device)
 
-    def _naming_loss(self, embeddings: Tensor, scenes: list[Scene], classes: Tensor) -> tuple[Tensor, float]:
-        """Loss of named regions (R, D) among all concepts (V, D), and the share named right."""
-        concepts = torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))
-        logits = self._tower.clip_model.logit_scale.exp() * F.normalize(embeddings, dim=-1) @ classes.T
-        logits = logits.masked_fill(self._ignored[concepts].to(self._device), float("-inf"))
+    def _blended_loss(self, embeddings: Tensor, objects: list[Blended], answers: _Answers) -> tuple[Tensor, float]:
+        """Loss of photographs of one thing (R, D), of both of their names in proportion, and the share named right of
+        those that show one only.
+        """
+        own, other = _concepts([one.scene for one in objects]), torch.tensor([one.other for one in objects])
+        share = torch.tensor([one.share for one in objects])
+        losses, right = self._naming_losses(embeddings, own, other, answers)
+        others, _ = self._naming_losses(embeddings, other, own, answers)
+        share, single = share.to(self._device), (share == 1).to(self._device)
+        return losses.lerp(others, 1 - share).mean(), right[single].float().mean().item() if single.any() else 0.0
+
+    def _naming_loss(self, embeddings: Tensor, concepts: Tensor, answers: _Answers) -> Tensor:
+        """Mean loss of named regions (R, D)."""
+        return self._naming_losses(embeddings, concepts, concepts, answers)[0].mean()
+
+    def _naming_losses(
+        self, embeddings: Tensor, concepts: Tensor, shown: Tensor, answers: _Answers
+    ) -> tuple[Tensor, Tensor]:
+        """Loss (R,) of regions (R, D) that show two concepts (R,) for the first of them, and whether it wins (R,)."""
+        logits = self._tower.clip_model.logit_scale.exp() * F.normalize(embeddings, dim=-1) @ answers.rows.T
+        ignored = answers.ignored[concepts] | answers.ignored[shown]
+        ignored[torch.arange(len(concepts)), concepts] = False
+        logits = logits.masked_fill(ignored.to(self._device), float("-inf"))
         target = concepts.to(self._device)
         # Telling concepts apart would be enough for their own names. What comes near its name is also near other words
         # of that meaning.
-        away = 1 - F.cosine_similarity(embeddings, classes[target]).mean()
-        loss = F.cross_entropy(logits, target) + _PULL * away
-        return loss, (logits.argmax(-1) == target).float().mean().item()
+        away = 1 - F.cosine_similarity(embeddings, answers.rows[target])
+        loss = F.cross_entropy(logits, target, reduction="none") + _PULL * away
+        return loss, logits.argmax(-1) == target
 
     def _embed(self, dense: Tensor, scenes: list[Scene]) -> Tensor:
         """Embeddings (R, D) of all regions of scenes, whose features are the first of (B, C, h, w)."""
@@ -163,6 +218,8 @@ class ImageTrainee:
         return {
             "tensors": self._tower.clip_model.state_dict(),
             "average": self._average.state_dict(),
+            "centre": self._centre,
+            "steps": self._steps,
             "optimiser": self._optimiser.state(),
             "batches": self._batches.made,
         }
@@ -171,14 +228,27 @@ class ImageTrainee:
         """See :class:`~ovdemo.training.loop.Trainee`."""
         self._tower.clip_model.load_state_dict(state["tensors"])
         self._average.load_state_dict(state["average"])
+        self._centre, self._steps = state["centre"], state["steps"]
         self._optimiser.restore(state["optimiser"])
         self._batches.skip_to(state["batches"])
 
     def result(self) -> dict[str, Tensor]:
-        """The whole CLIP's tensors under open_clip's names, the image tower's averaged over the last steps."""
+        """All of the CLIP under open_clip's names, the image tower averaged over the last steps and centred."""
         tensors = dict(self._tower.clip_model.state_dict())
-        tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
+        visual = dict(self._average.module.state_dict())
+        visual[_HEAD_BIAS] = visual[_HEAD_BIAS] - _bias_of(self._centre, visual[_HEAD_WEIGHT])
+        tensors.update({f"visual.{name}": value for name, value in visual.items()})
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
+
+
+def _bias_of(centre: Tensor, weight: Tensor) -> Tensor:
+    """The bias (C,) before a layer of ``weight`` (D, C) that adds ``centre`` (D,) to what leaves it.
+
+    What photographs of things have in common draws all of them to the names that lie near it: without it fewer names
+    are hubs (Suzuki et al. 2013, "Centering similarity measures to reduce hubs"), above all among unseen ones.
+    """
+    inverse: Tensor = torch.linalg.pinv(weight.double())
+    return (inverse @ centre.to(inverse)).to(weight.dtype)
 
 
 def _follow(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
@@ -196,4 +266,10 @@ def _draw(composer: Composer, random: np.random.Generator, share: float) -> _Dra
     scenes = [composer.region_scene(random) for _ in range(_SCENES)]
     side = int(random.choice(list(_OBJECTS), p=_OBJECT_SHARES[share > _SMALL_SHARE]))
     objects = [composer.object_scene(side, random) for _ in range(_OBJECTS[side])]
-    return scenes, objects, [composer.caption_scene(random) for _ in range(_CAPTIONED)]
+    blended = blend(objects, _BLENDED if share < _BLENDED_UNTIL else 0.0, random)
+    return scenes, blended, [composer.caption_scene(random) for _ in range(_CAPTIONED)]
+
+
+def _concepts(scenes: list[Scene]) -> Tensor:
+    """Of all regions, (R,)."""
+    return torch.from_numpy(np.concatenate([scene.concepts for scene in scenes]))

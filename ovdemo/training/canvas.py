@@ -141,6 +141,15 @@ def _cut(values: np.ndarray, window: Box, size: tuple[int, int], interpolation: 
     return np.asarray(cv2.flip(resized, 1) if flip else resized)
 
 
+def turn(values: np.ndarray, degrees: float) -> np.ndarray:
+    """uint8 pixels or a map of them, (H, W, ...), turned about the centre; the corners are filled by reflection."""
+    if not degrees:
+        return values
+    height, width = values.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    return np.asarray(cv2.warpAffine(values, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101))
+
+
 def jitter_colours(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Change brightness, contrast, saturation and, mildly, hue; one picture in twenty turns grey, one in ten soft."""
     brightness, contrast, saturation = rng.uniform(0.75, 1.25), rng.uniform(0.75, 1.25), rng.uniform(0.6, 1.4)

@@ -9,6 +9,8 @@ import torch
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor, nn
 
+from ovdemo.training.precision import has_bfloat16
+
 _NEWTON_STEPS = 4  # towards the orthogonal factor; on a CPU each costs as much as a small batch
 _NEWTON = (3.4445, -4.775, 2.0315)  # Jordan et al. 2024
 _MOMENTUM = 0.9
@@ -20,8 +22,8 @@ class MatrixOptimiser:
     A convolution's kernel counts as the matrix from everything it sees to its outputs; depthwise kernels, tables of
     embeddings and the first layer's few inputs are no such matrices.
 
-    PyTorch's own and timm's Muon orthogonalise in bfloat16, which most CPUs can only imitate: there that alone took
-    seven times as long as all the rest of a step. Here it is float32 on a CPU, matrices of a shape at once.
+    PyTorch's own and timm's Muon orthogonalise in bfloat16, which many CPUs can only imitate: there that alone took
+    seven times as long as all the rest of a step. On these it is float32 here; matrices of a shape are turned at once.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -63,7 +65,7 @@ class MatrixOptimiser:
             self._momenta[place].lerp_(matrix, 1 - _MOMENTUM)
             updates.append(matrix.lerp(self._momenta[place], _MOMENTUM))
         stacked = torch.stack(updates)
-        dtype = torch.float32 if stacked.device.type == "cpu" else torch.bfloat16
+        dtype = torch.bfloat16 if has_bfloat16(stacked.device) else torch.float32
         turned = zeropower_via_newtonschulz(stacked, _NEWTON_STEPS, [_NEWTON], dtype=dtype)
         length = rate * get_lr_scale(turned.shape[1:], "match_rms_adamw")
         for place, direction in zip(places, turned, strict=True):

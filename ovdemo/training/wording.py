@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
@@ -123,6 +124,39 @@ def paraphrase_shifts(tower: ClipTower, wordnet: WordNet, seed: int) -> Tensor:
     return rows[::2] - rows[1::2]
 
 
+def other_nouns(tower: ClipTower, concepts: Concepts, wordnet: WordNet, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """ImageNet-21K's nouns: words that a region of some concept is told apart from.
+
+    Args:
+        tower: its text part is used.
+        concepts: V of them.
+        wordnet: tells which nouns lie above or below a concept.
+        rows: (V, D) unit vectors of the concepts' names.
+
+    Returns:
+        (N, D) unit vectors, none close to a held-out concept, and (V, N) bool: which of the nouns may be said of what
+        shows a concept, because they are close to its name or above or below it.
+    """
+    nouns = list(dict.fromkeys(entry.names[0] for entry in load_preset("imagenet-21k").classes))
+    found = functional.normalize(tower.encode_prompts(nouns), dim=-1).cpu()
+    fitting = near_in_meaning(rows, found)
+    kinds: defaultdict[str, list[int]] = defaultdict(list)  # concepts by their own meaning
+    above: defaultdict[str, list[int]] = defaultdict(list)  # and by all that are more general
+    for index, concept in enumerate(concepts.entries):
+        meaning = _meaning(concept, wordnet)
+        if meaning is not None:
+            kinds[meaning.name].append(index)
+            for general in meaning.lineage:
+                above[general].append(index)
+    for place, noun in enumerate(nouns):
+        meaning = shown_meaning(noun, wordnet)
+        if meaning is not None:
+            fitting[above[meaning.name], place] = True
+            fitting[[index for general in meaning.lineage for index in kinds[general]], place] = True
+    kept = ~fitting[sorted(concepts.held_out)].any(0)
+    return found[kept], fitting[:, kept]
+
+
 def word_captions(tower: ClipTower, store: PhotoStore) -> dict[str, Tensor]:
     """Unit vector (D,) of each caption that names nothing held out."""
     captions = list(dict.fromkeys(caption for _, captions in captioned(store) for caption in captions))
@@ -134,5 +168,9 @@ def may_mean_the_same(concepts: Concepts, rows: Tensor) -> Tensor:
     """(V, V) bool: pairs that no data set tells apart and whose unit vectors (V, D) are close; neither is wrong for the
     other. A concept is never its own pair.
     """
-    close = (rows @ rows.T > _ALIKE).numpy()
-    return torch.from_numpy(close & ~concepts.told_apart())
+    return near_in_meaning(rows, rows) & ~torch.from_numpy(concepts.told_apart())
+
+
+def near_in_meaning(rows: Tensor, others: Tensor) -> Tensor:
+    """(n, m) bool: which unit vectors (n, D) and (m, D) may be of words for one thing."""
+    return rows @ others.T > _ALIKE
