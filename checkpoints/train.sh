@@ -28,4 +28,8 @@ train segmenter --out "$out/fifth" --start "$fourth" --minutes 27
 fifth=$out/fifth/fcclip-embedded.safetensors
 train clip --out "$out/sixth" --start "$fifth" --text-minutes 0 --minutes 32
 train segmenter --out "$out/sixth" --start "$fifth" --minutes 66
-cp "$out"/sixth/fcclip-embedded.safetensors "$out"/sixth/fcclip-embedded-text.safetensors checkpoints/
+# And a seventh time, from blended photographs.
+sixth=$out/sixth/fcclip-embedded.safetensors
+train clip --out "$out/seventh" --start "$sixth" --text-minutes 0 --minutes 64
+train segmenter --out "$out/seventh" --start "$sixth" --minutes 36
+cp "$out"/seventh/fcclip-embedded.safetensors "$out"/seventh/fcclip-embedded-text.safetensors checkpoints/

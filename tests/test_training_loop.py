@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import csv
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovdemo.commands.train import _drawing_seed
 from ovdemo.errors import UserError
 from ovdemo.training import loop
 from ovdemo.training.loop import learning_rate, train
@@ -184,3 +186,14 @@ def test_matrices_move_as_pytorchs_muon_moves_them_but_for_rounding() -> None:
         theirs.bias.data.copy_(ours.bias.data)  # AdamW moves it in ours
     moved, wanted = ours.weight.detach() - start, theirs.weight.detach() - start
     assert (moved - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_training_that_goes_on_from_weights_draws_anew(tmp_path: Path) -> None:
+    def seed(start: Path | None, number: int = 3) -> int:
+        return _drawing_seed(argparse.Namespace(seed=number, start=start))
+
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(f"{name} weights", "utf-8")
+    assert seed(None) == 3
+    assert seed(tmp_path / "first") == seed(tmp_path / "first")
+    assert len({seed(tmp_path / "first"), seed(tmp_path / "second"), seed(tmp_path / "first", 4), 3}) == 4

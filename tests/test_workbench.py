@@ -278,6 +278,13 @@ def test_out_of_memory_forgets_and_tries_a_smaller_input() -> None:
     assert workbench.analyse(painting("cat", "grass")) is analysis
 
 
+def test_another_short_side_keeps_the_shape_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Crowded, "resize_rule", ResizeRule(96, 192, enlarge=1, least=64, multiple=32))
+    workbench = Workbench(Crowded(0), EmbeddingCache(None))
+    assert workbench.resize_rule() is Crowded.resize_rule
+    assert workbench.resize_rule(128) == ResizeRule(128, 256, multiple=32)
+
+
 def test_out_of_memory_twice_is_a_sentence() -> None:
     system = Crowded(2)
     workbench = Workbench(system, EmbeddingCache(None))

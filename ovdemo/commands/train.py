@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _train_text(tower: ClipTower, concepts: Concepts, options: argparse.Namespac
             phrases,
             load_wordnet(),
             cache=cache_dir() / "training",
-            seed=options.seed,
+            seed=_drawing_seed(options),
             progress=advance,
             fresh=not options.start,
             peak_rate=text.PEAK_RATE * (_FURTHER if options.start else 1),
@@ -93,7 +94,7 @@ def run_segmenter(options: argparse.Namespace) -> int:
         Words(wordings.rows, trained, may_mean_the_same(concepts, wordings.rows[:, 0])),
         composer.panoptic_scene,
         partial(composer.object_scene, segmenter.THING_SIDE),
-        seed=options.seed,
+        seed=_drawing_seed(options),
         peak_rate=segmenter.PEAK_RATE * (_FURTHER if options.start else 1),
     )
     _train(trainer, options.out, "segmenter", options.minutes)
@@ -142,9 +143,16 @@ def _image_trainee(
         nouns=other_nouns(tower, concepts, wordnet, wordings[:, 0]),
         held_out=concepts.held_out,
         captions=word_captions(tower, store),
-        seed=options.seed,
+        seed=_drawing_seed(options),
         peak_rate=alignment.PEAK_RATE * (_FURTHER if options.start else 1),
     )
+
+
+def _drawing_seed(options: argparse.Namespace) -> int:
+    """The seed of all batches: another one for each file that training goes on from. With the same one a later stage
+    would see the very pictures of the one before, already known by heart.
+    """
+    return int(options.seed) + (zlib.crc32(options.start.read_bytes()) if options.start else 0)
 
 
 def _concepts(options: argparse.Namespace) -> Concepts:
