@@ -31,5 +31,5 @@ train segmenter --out "$out/sixth" --start "$fifth" --minutes 66
 # And a seventh time, from blended photographs.
 sixth=$out/sixth/fcclip-embedded.safetensors
 train clip --out "$out/seventh" --start "$sixth" --text-minutes 0 --minutes 64
-train segmenter --out "$out/seventh" --start "$sixth" --minutes 36
+train segmenter --out "$out/seventh" --start "$sixth" --minutes 34
 cp "$out"/seventh/fcclip-embedded.safetensors "$out"/seventh/fcclip-embedded-text.safetensors checkpoints/
