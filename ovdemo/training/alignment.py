@@ -116,7 +116,7 @@ class ImageTrainee:
             parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, avg_fn=_follow)
-        self._centre, self._steps = torch.zeros(tower.width), 0
+        self._centre = torch.zeros(tower.width)
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
@@ -138,9 +138,8 @@ class ImageTrainee:
         total = naming + _REGION_WEIGHT * regions + _CAPTION_WEIGHT * telling
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
+        self._centre = _follow(self._centre, embeddings.detach().mean(0).cpu(), self._average.n_averaged)
         self._average.update_parameters(self._tower.clip_model.visual)
-        self._centre = _follow(self._centre, embeddings.detach().mean(0).cpu(), self._steps)
-        self._steps += 1
         losses = {"things": naming, "regions": regions, "captions": telling}
         return {name: loss.item() for name, loss in losses.items()} | {"things named right": right}
 
@@ -219,7 +218,6 @@ class ImageTrainee:
             "tensors": self._tower.clip_model.state_dict(),
             "average": self._average.state_dict(),
             "centre": self._centre,
-            "steps": self._steps,
             "optimiser": self._optimiser.state(),
             "batches": self._batches.made,
         }
@@ -228,7 +226,7 @@ class ImageTrainee:
         """See :class:`~ovdemo.training.loop.Trainee`."""
         self._tower.clip_model.load_state_dict(state["tensors"])
         self._average.load_state_dict(state["average"])
-        self._centre, self._steps = state["centre"], state["steps"]
+        self._centre = state["centre"]
         self._optimiser.restore(state["optimiser"])
         self._batches.skip_to(state["batches"])
 

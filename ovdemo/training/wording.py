@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
@@ -139,20 +138,10 @@ def other_nouns(tower: ClipTower, concepts: Concepts, wordnet: WordNet, rows: Te
     """
     nouns = list(dict.fromkeys(entry.names[0] for entry in load_preset("imagenet-21k").classes))
     found = functional.normalize(tower.encode_prompts(nouns), dim=-1).cpu()
-    fitting = near_in_meaning(rows, found)
-    kinds: defaultdict[str, list[int]] = defaultdict(list)  # concepts by their own meaning
-    above: defaultdict[str, list[int]] = defaultdict(list)  # and by all that are more general
-    for index, concept in enumerate(concepts.entries):
-        meaning = _meaning(concept, wordnet)
-        if meaning is not None:
-            kinds[meaning.name].append(index)
-            for general in meaning.lineage:
-                above[general].append(index)
-    for place, noun in enumerate(nouns):
-        meaning = shown_meaning(noun, wordnet)
-        if meaning is not None:
-            fitting[above[meaning.name], place] = True
-            fitting[[index for general in meaning.lineage for index in kinds[general]], place] = True
+    shown = [_meaning(concept, wordnet) for concept in concepts.entries]
+    meant = [shown_meaning(noun, wordnet) for noun in nouns]
+    kin = [[_is_above_or_below(meaning, other) for other in meant] for meaning in shown]
+    fitting = near_in_meaning(rows, found) | torch.tensor(kin)
     kept = ~fitting[sorted(concepts.held_out)].any(0)
     return found[kept], fitting[:, kept]
 
