@@ -21,4 +21,5 @@ stage fourth third 28 45 31
 stage fifth fourth 0 52 27
 stage sixth fifth 0 32 66
 stage seventh sixth 0 64 34
-cp "$out"/seventh/fcclip-embedded.safetensors "$out"/seventh/fcclip-embedded-text.safetensors checkpoints/
+stage eighth seventh 0 70 40
+cp "$out"/eighth/fcclip-embedded.safetensors "$out"/eighth/fcclip-embedded-text.safetensors checkpoints/

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import fractional_matrix_power
 from torch.nn import functional
 
 from ovdemo.nn.clip import ClipTower, clip_tower
-from ovdemo.training import alignment, teacher, text, wording
+from ovdemo.training import alignment, teacher, text, whitening, wording
 from ovdemo.training.alignment import PEAK_RATE, ImageTrainee
 from ovdemo.training.blending import blend
 from ovdemo.training.concepts import Concept, Concepts
@@ -20,6 +21,7 @@ from ovdemo.training.phrases import Phrases, read_phrases
 from ovdemo.training.scenes import Scene
 from ovdemo.training.teacher import Projection, teach
 from ovdemo.training.text import TextTrainee, install_text
+from ovdemo.training.whitening import whiten
 from ovdemo.training.wording import WORDINGS, may_mean_the_same, other_nouns, paraphrase_shifts, word_concepts
 from ovdemo.vocabulary import Vocabulary, VocabularyClass
 from ovdemo.vocabulary.wordnet import load_wordnet
@@ -286,24 +288,41 @@ def test_the_image_tower_learns_to_name_regions() -> None:
     assert kept.step(0.0)["things named right"] > 0.8
 
 
-def test_what_photographs_have_in_common_is_taken_from_their_embeddings() -> None:
-    trainee = make_image_trainee()
-    for share in (0.05, 1.0, 1.0, 1.0, 1.0):  # the rate falls, so that the average and the last weights are close
-        trainee.step(share)
-    (_, objects, _), _ = trainee._batches.next(1.0)
-    shown = [one.scene for one in objects]
-    dense = trainee._dense([scene.pixels for scene in shown])
-    visual = trainee._tower.clip_model.visual
+def draw_stone(random: np.random.Generator) -> Scene:
+    """A grainy photograph of one colour, lighter or darker than the last."""
+    scene = Patches().object_scene(64, random)
+    grain = random.normal(0, 20, scene.pixels.shape) + random.normal(0, 40)
+    return replace(scene, pixels=np.clip(scene.pixels + grain, 0, 255).astype(np.uint8))
 
-    @torch.no_grad()
-    def common() -> float:
-        return float(trainee._embed(dense, shown).mean(0).norm())
 
-    before = common()
-    tensors = trainee.result()
-    visual.load_state_dict({name.removeprefix("visual."): x for name, x in tensors.items() if "visual." in name})
-    dense = trainee._dense([scene.pixels for scene in shown])
-    assert common() < 0.35 * before
+@torch.no_grad()
+def embed_stones(tower: ClipTower) -> tuple[torch.Tensor, np.ndarray]:
+    """The very photographs that :func:`whiten` sees from the same seed."""
+    rows, concepts = whitening._photographs(tower, draw_stone, np.random.default_rng(0))
+    return rows.double(), concepts.numpy()
+
+
+def test_whitening_evens_out_in_what_photographs_of_one_thing_differ(monkeypatch) -> None:
+    monkeypatch.setattr(whitening, "PHOTOGRAPHS", 256)
+    monkeypatch.setattr(whitening, "_SHRINKAGE", 0.05)
+    tower = make_tower()
+    names = functional.normalize(tower.encode_prompts(list(COLOURS)), dim=-1)
+    before, concepts = embed_stones(tower)
+    scale = tower.clip_model.logit_scale.item()
+    whiten(tower, draw_stone, names, np.random.default_rng(0))
+    after, _ = embed_stones(tower)
+
+    centred = before - before.mean(0)
+    unit = functional.normalize(centred, dim=-1).numpy()
+    residuals = np.concatenate([unit[concepts == c] - unit[concepts == c].mean(0) for c in np.unique(concepts)])
+    within = residuals.T @ residuals / np.trace(residuals.T @ residuals) * unit.shape[1]
+    shrunk = (within + 0.05 * np.eye(len(within))) / 1.05
+    wanted = centred @ torch.from_numpy(fractional_matrix_power(shrunk, -0.25))
+    torch.testing.assert_close(after, wanted, atol=2e-3 * float(after.std()), rtol=1e-3)
+    # Logits vary as much as they did.
+    scales = np.exp([scale, tower.clip_model.logit_scale.item()])
+    spreads = [float((functional.normalize(rows, dim=-1) @ names.double().T).std()) for rows in (centred, after)]
+    assert scales[1] * spreads[1] == pytest.approx(scales[0] * spreads[0], rel=1e-3)
 
 
 def test_a_blended_photograph_has_both_names_in_proportion() -> None:

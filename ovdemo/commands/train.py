@@ -22,7 +22,7 @@ from ovdemo.nn.clip import ClipTower, clip_tower
 from ovdemo.paths import cache_dir
 from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.systems.registry import CLIP_PREFIX, EMBEDDED, find_variant
-from ovdemo.training import alignment, segmenter, text
+from ovdemo.training import alignment, segmenter, text, whitening
 from ovdemo.training.alignment import ImageTrainee, open_layers
 from ovdemo.training.compose import Composer, maskable
 from ovdemo.training.concepts import Concepts
@@ -32,6 +32,7 @@ from ovdemo.training.phrases import read_phrases
 from ovdemo.training.segmenter import SegmenterTrainer
 from ovdemo.training.shipping import write_text, write_weights
 from ovdemo.training.text import TextTrainee, install_text, text_tensors
+from ovdemo.training.whitening import whiten
 from ovdemo.training.wording import may_mean_the_same, other_nouns, paraphrase_shifts, word_captions, word_concepts
 from ovdemo.training.words import Words
 from ovdemo.vocabulary.names import normalise_name
@@ -56,9 +57,15 @@ def run_clip(options: argparse.Namespace) -> int:
             _train_text(tower, concepts, options)
         save_safetensors(text_tensors(tower), written, {})
     install_text(tower, read_tensors(written))
-    trainee = _image_trainee(tower, concepts, _photos(options.data, concepts), options)
+    store = _photos(options.data, concepts)
+    composer = Composer(store, _SIDE)
+    trainee = _image_trainee(tower, concepts, store, composer, options)
     _train(trainee, options.out, "image", options.minutes)
-    save_safetensors(trainee.result(), options.out / _CLIP, {})
+    result = trainee.result()
+    tower.clip_model.load_state_dict(result, strict=False)
+    whiten(tower, partial(composer.object_scene, whitening.SIDE), trainee.names, np.random.default_rng(options.seed))
+    tensors = tower.clip_model.state_dict()
+    save_safetensors({name: tensors[name].cpu() for name in result}, options.out / _CLIP, {})
     return 0
 
 
@@ -130,13 +137,13 @@ def _ship(network: FCCLIPNetwork, training_names: list[str], facts: dict[str, st
 
 
 def _image_trainee(
-    tower: ClipTower, concepts: Concepts, store: PhotoStore, options: argparse.Namespace
+    tower: ClipTower, concepts: Concepts, store: PhotoStore, composer: Composer, options: argparse.Namespace
 ) -> ImageTrainee:
     wordnet = load_wordnet()
     wordings = word_concepts(tower, concepts, wordnet, options.seed).rows
     return ImageTrainee(
         tower,
-        Composer(store, _SIDE),
+        composer,
         wordings=wordings,
         shifts=paraphrase_shifts(tower, wordnet, options.seed),
         alike=may_mean_the_same(concepts, wordings[:, 0]),

@@ -121,7 +121,7 @@ EMBEDDED = FCCLIPConfig(
     ensemble_on_valid_mask=False,
     pixel_decoder=PixelDecoderConfig(width=96, mask_width=96, layers=3, heads=4, feedforward=384),
     mask_decoder=MaskDecoderConfig(queries=64, width=96, mask_width=96, layers=6, heads=4, feedforward=384),
-    resize_rule=ResizeRule(short_side=256, long_side=512, enlarge=1, least=96, multiple=32),
+    resize_rule=ResizeRule(short_side=256, long_side=512, enlarge=1, least=128, multiple=32),
     # Ahead of either classifier alone at naming single things, at some cost to streets (the card has the figures).
     # FC-CLIP's 0.4 and 0.8 were found for large CLIPs, and a thinly trained head takes much for "no object".
     fusion=Fusion(alpha=0.35, beta=0.6, rescue=0.5),

@@ -47,8 +47,6 @@ _SHIFTED = 0.7  # of the concepts in a step
 _NOUNS = 1024  # other wrong answers in a step
 _OTHERS = 511  # captions that each photograph's own is told from
 
-_HEAD_BIAS, _HEAD_WEIGHT = "trunk.head.norm.bias", "head.proj.weight"
-
 _Drawn = tuple[list[Scene], list[Blended], list[tuple[np.ndarray, str]]]
 
 
@@ -116,12 +114,16 @@ class ImageTrainee:
             parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
         visual.to(memory_format=torch.channels_last)
         self._average = AveragedModel(visual, avg_fn=_follow)
-        self._centre = torch.zeros(tower.width)
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
         self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
         self._std = torch.tensor(PIXEL_STD, device=self._device)[:, None, None]
+
+    @property
+    def names(self) -> Tensor:
+        """(V, D) unit text embeddings of the concepts, as inference makes them."""
+        return self._wordings[:, 0]
 
     def step(self, share: float) -> dict[str, float]:
         """One batch of scenes and captioned photographs."""
@@ -131,14 +133,12 @@ class ImageTrainee:
         small = self._dense([scene.pixels for scene in shown])
         answers = self._answers(random)
         regions = self._naming_loss(self._embed(dense, scenes), _concepts(scenes), answers)
-        embeddings = self._embed(small, shown)
-        naming, right = self._blended_loss(embeddings, objects, answers)
+        naming, right = self._blended_loss(self._embed(small, shown), objects, answers)
         places = [self._place[caption] for _, caption in captioned]
         telling = self._caption_loss(dense[len(scenes) :], places, random)
         total = naming + _REGION_WEIGHT * regions + _CAPTION_WEIGHT * telling
         self._optimiser.step(total, learning_rate(self._peak_rate, share))
         self._tower.clip_model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
-        self._centre = _follow(self._centre, embeddings.detach().mean(0).cpu(), self._average.n_averaged)
         self._average.update_parameters(self._tower.clip_model.visual)
         losses = {"things": naming, "regions": regions, "captions": telling}
         return {name: loss.item() for name, loss in losses.items()} | {"things named right": right}
@@ -217,7 +217,6 @@ class ImageTrainee:
         return {
             "tensors": self._tower.clip_model.state_dict(),
             "average": self._average.state_dict(),
-            "centre": self._centre,
             "optimiser": self._optimiser.state(),
             "batches": self._batches.made,
         }
@@ -226,27 +225,14 @@ class ImageTrainee:
         """See :class:`~ovdemo.training.loop.Trainee`."""
         self._tower.clip_model.load_state_dict(state["tensors"])
         self._average.load_state_dict(state["average"])
-        self._centre = state["centre"]
         self._optimiser.restore(state["optimiser"])
         self._batches.skip_to(state["batches"])
 
     def result(self) -> dict[str, Tensor]:
-        """All of the CLIP under open_clip's names, the image tower averaged over the last steps and centred."""
+        """All of the CLIP under open_clip's names, the image tower averaged over the last steps."""
         tensors = dict(self._tower.clip_model.state_dict())
-        visual = dict(self._average.module.state_dict())
-        visual[_HEAD_BIAS] = visual[_HEAD_BIAS] - _bias_of(self._centre, visual[_HEAD_WEIGHT])
-        tensors.update({f"visual.{name}": value for name, value in visual.items()})
+        tensors.update({f"visual.{name}": value for name, value in self._average.module.state_dict().items()})
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items() if name != "attn_mask"}
-
-
-def _bias_of(centre: Tensor, weight: Tensor) -> Tensor:
-    """The bias (C,) before a layer of ``weight`` (D, C) that adds ``centre`` (D,) to what leaves it.
-
-    What photographs of things have in common draws all of them to the names that lie near it: without it fewer names
-    are hubs (Suzuki et al. 2013, "Centering similarity measures to reduce hubs"), above all among unseen ones.
-    """
-    inverse: Tensor = torch.linalg.pinv(weight.double())
-    return (inverse @ centre.to(inverse)).to(weight.dtype)
 
 
 def _follow(average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
