@@ -124,7 +124,7 @@ EMBEDDED = FCCLIPConfig(
     resize_rule=ResizeRule(short_side=256, long_side=512, enlarge=1, least=128, multiple=32),
     # Ahead of either classifier alone at naming single things, at some cost to streets (the card has the figures).
     # FC-CLIP's 0.4 and 0.8 were found for large CLIPs, and a thinly trained head takes much for "no object".
-    fusion=Fusion(alpha=0.35, beta=0.6, rescue=0.5),
+    fusion=Fusion(alpha=0.45, beta=0.85, rescue=0.5),
 )
 
 _VARIANTS = (
