@@ -18,7 +18,7 @@ SIDE = 128  # pixels of the photographs that are measured
 PHOTOGRAPHS = 4096
 _BATCH = 64
 _SHRINKAGE = 0.1  # of the covariance towards a sphere: its least directions are hardly measured
-_POWER = -0.25
+_POWER = -0.25  # a full -0.5 named fewer held-out things right (78 rather than 82 of 454) and known ones no more often
 
 
 @torch.no_grad()
