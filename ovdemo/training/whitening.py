@@ -73,11 +73,13 @@ def _within_class(rows: Tensor, classes: Tensor) -> Tensor:
     _, place, count = classes.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(count), rows.shape[1], dtype=rows.dtype, device=rows.device).index_add_(0, place, rows)
     away = rows - (sums / count[:, None])[place]
-    return away.T @ away / (len(rows) - len(count))
+    covariance: Tensor = away.T @ away / (len(rows) - len(count))
+    return covariance
 
 
 def _power(covariance: Tensor, exponent: float) -> Tensor:
     """A power of a covariance (D, D), shrunk and of mean variance 1."""
     values, vectors = torch.linalg.eigh(covariance.double())
     values = (values / values.mean() + _SHRINKAGE) / (1 + _SHRINKAGE)
-    return ((vectors * values**exponent) @ vectors.T).to(covariance.dtype)
+    power: Tensor = (vectors * values**exponent) @ vectors.T
+    return power.to(covariance.dtype)
