@@ -303,7 +303,7 @@ def embed_stones(tower: ClipTower) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def test_whitening_evens_out_in_what_photographs_of_one_thing_differ(monkeypatch) -> None:
-    monkeypatch.setattr(whitening, "PHOTOGRAPHS", 256)
+    monkeypatch.setattr(whitening, "_PHOTOGRAPHS", 256)
     monkeypatch.setattr(whitening, "_SHRINKAGE", 0.05)
     tower = make_tower()
     names = functional.normalize(tower.encode_prompts(list(COLOURS)), dim=-1)

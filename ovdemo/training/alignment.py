@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ovdemo.nn.clip import ClipTower
-from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD
 from ovdemo.training.blending import Blended, blend
 from ovdemo.training.compose import Composer
 from ovdemo.training.loop import averaging_decay, learning_rate
@@ -22,7 +21,7 @@ from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.regions import embed_regions
-from ovdemo.training.scenes import Scene
+from ovdemo.training.scenes import Scene, tower_input
 
 PEAK_RATE = 3e-3  # from fresh weights; of what was tried for 120 steps, 4e-3 was a little ahead of 1.5e-3
 _DECAY = 0.05
@@ -117,8 +116,6 @@ class ImageTrainee:
         self._optimiser = MatrixOptimiser(tower.clip_model, _DECAY)
         self._batches = Prefetched(partial(_draw, composer), seed)
         self._device = tower.clip_model.text_projection.device
-        self._mean = torch.tensor(PIXEL_MEAN, device=self._device)[:, None, None]
-        self._std = torch.tensor(PIXEL_STD, device=self._device)[:, None, None]
 
     @property
     def names(self) -> Tensor:
@@ -145,8 +142,7 @@ class ImageTrainee:
 
     def _dense(self, pictures: list[np.ndarray]) -> Tensor:
         """Pictures (S, S, 3) -> res5 (B, C, S / 32, S / 32)."""
-        pixels = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
-        image = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        image = tower_input(pictures, self._device).contiguous(memory_format=torch.channels_last)
         with mixed_precision(self._device):
             dense = self._tower.stages(image)["res5"]
         return dense.float()

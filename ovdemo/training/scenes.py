@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,3 +31,9 @@ class Scene:
     is_thing: np.ndarray
     labelled: np.ndarray
     complete: frozenset[int] = frozenset()
+
+
+def tower_input(pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Pictures (S, S, 3) uint8 of one size as a batch for the image tower: (B, 3, S, S) float32, normalised."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return (torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2) - mean) / std

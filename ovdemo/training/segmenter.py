@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovdemo.nn.pixel_decoder import PixelFeatures
-from ovdemo.systems.fcclip import PIXEL_MEAN, PIXEL_STD, FCCLIPNetwork
+from ovdemo.systems.fcclip import FCCLIPNetwork
 from ovdemo.training.concepts import NAMELESS
 from ovdemo.training.loop import averaging_decay, learning_rate
 from ovdemo.training.losses import (
@@ -48,7 +48,7 @@ from ovdemo.training.optimiser import MatrixOptimiser
 from ovdemo.training.precision import mixed_precision
 from ovdemo.training.prefetch import Prefetched
 from ovdemo.training.regions import embed_regions
-from ovdemo.training.scenes import Scene
+from ovdemo.training.scenes import Scene, tower_input
 from ovdemo.training.words import StepWords, Words
 
 Draw = Callable[[np.random.Generator], Scene]
@@ -361,11 +361,9 @@ def owners(batch: Batch, points: Tensor) -> Tensor:
 
 def collate(scenes: Sequence[Scene], device: torch.device) -> Batch:
     """Put scenes of one size side by side, on a device."""
-    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).to(device).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
     labelled = torch.from_numpy(np.stack([scene.labelled for scene in scenes])).to(device)
     return Batch(
-        pixels=(pixels - mean) / std,
+        pixels=tower_input([scene.pixels for scene in scenes], device),
         masks=torch.from_numpy(np.concatenate([scene.masks for scene in scenes])).to(device),
         counts=[len(scene.masks) for scene in scenes],
         concepts=np.concatenate([scene.concepts for scene in scenes]),
